@@ -1,0 +1,204 @@
+"""The corpus: what training may see, in an order that the seed decides, and never the test set."""
+
+import builtins
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from xdistil_jax.data.corpus import CorpusError, DataSpec, Sentence, load_corpus, load_test
+from xdistil_jax.labels import TagSet
+
+
+def _write(path, *sentences, tag="O"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join("".join(f"{w}\t{tag}\n" for w in s.split()) for s in sentences))
+    return str(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for language in ("de", "en"):
+        folder = tmp_path / "ner" / language
+        _write(folder / "train.txt", *(f"{language} {n}" for n in range(20)), "same", tag="B-PER")
+        _write(folder / "dev.txt", f"{language} dev", "same", tag="B-PER")
+        _write(folder / "test.txt", f"{language} test", tag="B-PER")
+    (tmp_path / "text").mkdir()
+    lines = "".join(f"line {n} .\n" for n in range(30))
+    (tmp_path / "text" / "en.txt").write_text(f"same\n{lines}en dev\n")
+    (tmp_path / "text" / "SOURCES.tsv").write_text("en\tx\n")
+    return tmp_path
+
+
+def _spec(root, **options):
+    return DataSpec(root=str(root / "ner"), unlabelled_root=str(root / "text"), **options)
+
+
+def test_folders_of_languages(root):
+    corpus = load_corpus(_spec(root))
+    assert corpus.languages == ("de", "en")
+    assert corpus.tagset == TagSet(("PER",))
+    assert [s.language for s in corpus.train] == ["de"] * 21 + ["en"] * 21
+    assert corpus.dev[0] == Sentence(("de", "dev"), ("B-PER", "B-PER"), "de")
+    assert load_test(_spec(root))[1].words == ("en", "test")
+    assert corpus.log.notes == ["no unlabelled text for de"]
+
+
+def test_transfer_is_train_text_then_unlabelled_without_dev(root):
+    corpus = load_corpus(_spec(root))
+    assert all(sentence.tags is None for sentence in corpus.transfer)
+    words = [sentence.words for sentence in corpus.transfer]
+    assert words[:40] == [s.words for s in corpus.train if s.words != ("same",)]
+    assert words[40:] == [("line", str(n), ".") for n in range(30)]
+    assert corpus.log.dropped == 4
+    unlabelled = load_corpus(_spec(root, train_as_transfer=False)).transfer
+    assert [sentence.words for sentence in unlabelled] == words[40:]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_languages_choose(root, split):
+    corpus = load_corpus(_spec(root, languages=("en",)))
+    assert {sentence.language for sentence in getattr(corpus, split)} == {"en"}
+    other = root / "de.txt"
+    other.write_text("ein Satz\n")
+    corpus = load_corpus(_spec(root, languages=("en",), unlabelled=(str(other),)))
+    assert {sentence.language for sentence in corpus.transfer} == {"en"}
+    assert corpus.log.notes == [f"{other}: no sentence in en; left out"]
+    with pytest.raises(CorpusError, match=r"ner/eng: no such file; .* holds en"):
+        load_corpus(_spec(root, languages=("eng",)))
+
+
+def test_limits_draw_by_language_and_grow_from_the_beginning(root):
+    def drawn(**options):
+        corpus = load_corpus(_spec(root, **options))
+        english = [s.words for s in corpus.train if s.language == "en"]
+        return english, [s.words for s in corpus.transfer if s.words[0] == "line"]
+
+    small, lines = drawn(train_limit=5, unlabelled_limit=5)
+    larger, more = drawn(train_limit=9, unlabelled_limit=9)
+    assert (len(small), len(lines)) == (5, 5)
+    assert (larger[:5], more[:5]) == (small, lines)
+    assert drawn(train_limit=5, unlabelled_limit=5) == (small, lines)
+    assert drawn(train_limit=5, unlabelled_limit=5, seed=1) != (small, lines)
+    alone = load_corpus(_spec(root, train_limit=5, languages=("en",)))
+    assert [s.words for s in alone.train] == small
+    whole, all_lines = drawn(train_limit=99, unlabelled_limit=99)
+    assert (len(whole), len(all_lines)) == (21, 30)
+
+
+def test_drawn_sentences_are_golden(root):
+    """Recorded figures rest on which sentences a seed draws."""
+    corpus = load_corpus(_spec(root, train_limit=4, languages=("en",), seed=7))
+    assert [" ".join(s.words) for s in corpus.train] == ["en 7", "en 19", "en 11", "en 16"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken", "double"])
+@pytest.mark.parametrize("by", ["root", "file"])
+def test_the_test_set_is_read_by_load_test_alone(root, monkeypatch, damage, by):
+    folder = root / "ner" / "en"
+    path = folder / "test.txt"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "broken":
+        path.write_bytes(b"\xff\tX\n")
+    else:
+        (folder / "test.txt.gz").write_bytes(gzip.compress(b"a\tO\n"))
+        path.write_bytes(b"")
+    opened = []
+    monkeypatch.setattr(builtins, "open", _spy(opened, builtins.open))
+    monkeypatch.setattr(gzip, "open", _spy(opened, gzip.open))
+    options = {"test": str(path)} if by == "file" else {}
+    corpus = load_corpus(_spec(root, **options))
+    assert "train.txt" in {path.name for path in opened}
+    assert not [path for path in opened if path.name.startswith("test")]
+    assert not any("test" in sentence.words for sentence in corpus.train + corpus.transfer)
+    with pytest.raises(CorpusError, match="test"):
+        load_test(_spec(root, **options))
+
+
+def _spy(opened, function):
+    def spy(path, *arguments, **options):
+        opened.append(Path(str(path)))
+        return function(path, *arguments, **options)
+
+    return spy
+
+
+def test_load_test_needs_nothing_else(root):
+    for name in ("train.txt", "dev.txt"):
+        (root / "ner" / "en" / name).write_bytes(b"\xff")
+    assert len(load_test(_spec(root))) == 2
+
+
+def test_one_file_is_one_split(root):
+    train, dev = str(root / "ner/en/train.txt"), str(root / "ner/en/dev.txt")
+    other = str(root / "ner/en/../en/train.txt")
+    for options in (
+        {"train": train, "dev": other},
+        {"train": train, "dev": dev, "test": dev},
+        {"train": train, "dev": dev, "unlabelled": (dev,)},
+        {"train": train, "dev": dev, "unlabelled": (train,)},
+        {"root": str(root / "ner"), "dev": train},
+        {"root": str(root / "ner"), "unlabelled": (str(root / "ner/de/test.txt"),)},
+    ):
+        with pytest.raises(CorpusError, match="one file is one split"):
+            load_corpus(DataSpec(**options))
+    spec = DataSpec(train=train, dev=dev, unlabelled=(train,), train_as_transfer=False)
+    assert len(load_corpus(spec).transfer) == 20
+
+
+def test_two_files_that_claim_a_split(root):
+    (root / "ner/en/dev.txt.gz").write_bytes(gzip.compress(b"a\tO\n"))
+    with pytest.raises(CorpusError, match=r"dev\.txt and dev\.txt\.gz both claim"):
+        load_corpus(_spec(root))
+
+
+def test_files_by_name(root):
+    train = _write(root / "a.txt", "x y", tag="B-LOC")
+    dev = _write(root / "b.txt", "z", tag="B-LOC")
+    plain = root / "c.txt"
+    plain.write_text("One line, please.\n\nz\n")
+    spec = DataSpec(train=train, dev=dev, unlabelled=(str(plain),))
+    corpus = load_corpus(spec)
+    assert [s.words for s in corpus.transfer] == [("x", "y"), ("One", "line", ",", "please", ".")]
+    assert corpus.languages == ("und",)
+    named = load_corpus(DataSpec(train=train, dev=dev, unlabelled=(str(plain),), languages=("fr",)))
+    assert named.languages == ("fr",)
+
+
+def test_what_is_missing_or_wrong_is_said(root):
+    train, dev = _write(root / "a.txt", "x", tag="B-LOC"), _write(root / "b.txt", "z", tag="B-GPE")
+    with pytest.raises(CorpusError, match=r"no train set: name its file \(data.train\)"):
+        load_corpus(DataSpec())
+    with pytest.raises(CorpusError, match=r"no dev set"):
+        load_corpus(DataSpec(train=train))
+    with pytest.raises(CorpusError, match=r"b\.txt, line 1: tag 'B-GPE' is none of the types LOC"):
+        load_corpus(DataSpec(train=train, dev=dev))
+    mapped = load_corpus(DataSpec(train=train, dev=dev, tag_map=(("GPE", "LOC"),)))
+    assert mapped.dev[0].tags == ("B-LOC",)
+    assert load_corpus(DataSpec(train=train, dev=dev, types=("GPE", "LOC"))).tagset.types == (
+        "GPE",
+        "LOC",
+    )
+    plain = root / "c.txt"
+    plain.write_text("One line, please.\n")
+    with pytest.raises(CorpusError, match=r"c\.txt: a train set needs tags"):
+        load_corpus(DataSpec(train=str(plain), dev=dev))
+    (root / "ner" / "en" / "dev.txt").unlink()
+    with pytest.raises(CorpusError, match=r"en: no dev file; expected dev\.txt, found test\.txt"):
+        load_corpus(_spec(root))
+    spec = DataSpec(train=train, dev=str(plain), unlabelled_root=str(root / "text2"))
+    with pytest.raises(CorpusError, match=r"text2: no such file; .* holds text"):
+        load_corpus(replace(spec, dev=_write(root / "d.txt", "z", tag="B-LOC")))
+
+
+def test_the_embedded_corpus_is_read_by_the_same_rules():
+    spec = DataSpec(synthetic=True, languages=("de", "en"), train_limit=10, unlabelled_limit=20)
+    corpus = load_corpus(spec)
+    assert corpus.languages == ("de", "en")
+    assert (len(corpus.train), len(corpus.transfer)) == (20, 60)
+    assert corpus.tagset == TagSet(("LOC", "ORG", "PER"))
+    assert load_corpus(spec) == corpus
+    texts = {sentence.words for sentence in corpus.train + corpus.transfer + corpus.dev}
+    assert not texts & {sentence.words for sentence in load_test(spec)}

@@ -1,0 +1,40 @@
+"""Distil massive multilingual encoders into tiny students for tagging and classification."""
+
+from xdistil_jax import lazy
+
+_PUBLIC = {
+    "BiLSTMSpec": "models.bilstm",
+    "Corpus": "data.corpus",
+    "DataSpec": "data.corpus",
+    "EncoderSpec": "models.encoder",
+    "Experiment": "experiment",
+    "Recipe": "distill.strategies",
+    "Result": "experiment",
+    "RunConfig": "experiment",
+    "Schedule": "distill.stages",
+    "Sentence": "data.corpus",
+    "Session": "session",
+    "Stage": "distill.stages",
+    "StopRule": "distill.stages",
+    "StudentConfig": "experiment",
+    "Tagger": "deploy.tagger",
+    "TagSet": "labels",
+    "TeacherConfig": "experiment",
+    "Term": "distill.stages",
+    "Tuning": "distill.strategies",
+    "distil": "pipeline",
+    "evaluate": "evaluation",
+    "load_corpus": "data.corpus",
+    "load_test": "data.corpus",
+    "plan": "distill.strategies",
+    "prepare_teacher": "pipeline",
+    "run": "pipeline",
+    "unfreeze": "distill.stages",
+}
+
+__all__ = sorted(_PUBLIC)
+__getattr__ = lazy.names(__name__, _PUBLIC)
+
+
+def __dir__() -> list[str]:
+    return __all__

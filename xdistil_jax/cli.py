@@ -1,0 +1,304 @@
+"""``xdistil``: the commands. The only place that prints, exits and handles signals."""
+
+import difflib
+import importlib.util
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+from xdistil_jax.lazy import TRAIN
+
+if TYPE_CHECKING:
+    from xdistil_jax.distill.loop import StopFlag
+    from xdistil_jax.experiment import Experiment
+
+USAGE = """\
+usage: xdistil COMMAND ...
+
+  quickstart                      the whole pipeline on the embedded corpus
+  distil --train F --dev F ...    a student from your own files
+  run FILE [STRATEGY] ...         an experiment file, every field overridable
+  plan [FILE] [STRATEGY] ...      print the stages; touches no device
+  eval RUN [--split dev|test]     figures of a finished run
+  tag RUN ["text" ...]            entities of the texts, or of each line on stdin
+  cache ls|rm [ID] [--out DIR]    the teacher caches
+
+xdistil COMMAND --help says more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "quickstart": _quickstart,
+        "distil": _distil,
+        "run": _run,
+        "plan": _plan,
+        "eval": _eval,
+        "tag": _tag,
+        "cache": _cache,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    name, *rest = arguments
+    if name not in commands:
+        sys.exit(f"xdistil: no command {name!r}{_nearest(name, commands)}\n\n{USAGE}")
+    try:
+        commands[name](rest)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; repeat the command to go on")
+    except ModuleNotFoundError as error:
+        sys.exit(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
+    except Exception as error:
+        if not _is_told(error):
+            raise
+        sys.exit(f"xdistil {name}: {error}")
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _is_told(error: Exception) -> bool:
+    """Was this raised by our own code to tell the user something, and not by a bug below?"""
+    if isinstance(error, OSError):
+        return True
+    if not isinstance(error, ValueError | RuntimeError | ImportError):
+        return False
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    package = str(Path(__file__).parent)
+    return frame is not None and frame.tb_frame.f_code.co_filename.startswith(package)
+
+
+def _parse(kind: Any, arguments: Sequence[str], command: str, default: Any = None) -> Any:
+    import tyro
+
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", config=config, **given)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _signals() -> Iterator["StopFlag"]:
+    """Ctrl-C and SIGTERM raise a flag while a plan runs, and interrupt at once elsewhere."""
+    from xdistil_jax.distill.loop import StopFlag
+
+    flag = StopFlag()
+
+    def raise_flag(number: int, frame: FrameType | None) -> None:
+        if flag.raised or not flag.listening:
+            raise KeyboardInterrupt
+        flag.raised = True
+
+    before = {
+        number: signal.signal(number, raise_flag) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
+    from xdistil_jax.evaluation import compose_rows
+    from xdistil_jax.pipeline import run
+    from xdistil_jax.report import page
+    from xdistil_jax.report.writers import Progress
+
+    with _signals() as stop:
+        result = run(chosen, evaluate_test=evaluate_test, say=_say, progress=Progress(), stop=stop)
+    split = "test" if evaluate_test else "dev"
+    rows = compose_rows(result.report["figures"][split], result.report.get("latency"))
+    print(page.table(rows))
+    print(f"{split} figures. Report: {result.folder / 'report.md'}")
+
+
+@dataclass(frozen=True)
+class QuickstartArguments:
+    """Teacher, label-only and distilled student on the embedded corpus, in a few minutes."""
+
+    out: str = "runs"
+    seed: int = 0
+
+
+def _quickstart(arguments: list[str]) -> None:
+    given = _parse(QuickstartArguments, arguments, "quickstart")
+    from xdistil_jax.quickstart import CAVEAT, quickstart
+    from xdistil_jax.report.writers import Progress
+
+    with _signals() as stop:
+        found = quickstart(out=given.out, seed=given.seed, say=_say, progress=Progress(), stop=stop)
+    print(found.table)
+    print(CAVEAT)
+    print(f"Report: {found.page}")
+    print(f"Run folder: {found.folders[-1]}")
+
+
+@dataclass(frozen=True)
+class DistilArguments:
+    """A student from your own files. Every field of an experiment can follow: --run.seed 1."""
+
+    train: str
+    """Labelled text: CoNLL, WikiAnn or TSV (plain or .gz), or a datasets folder or hub name."""
+    dev: str
+    """Labelled text that decides when to stop."""
+    teacher: str
+    """A Hugging Face folder or hub name."""
+    test: str = ""
+    """Labelled text, read once at the end."""
+    unlabelled: tuple[str, ...] = ()
+    """Transfer text, one sentence a line."""
+    student: str = "tiny"
+    """tiny, small or base."""
+    strategy: str = "D4.2"
+    name: str = "distil"
+
+
+def _distil(arguments: list[str]) -> None:
+    import tyro
+
+    from xdistil_jax.data.corpus import DataSpec
+    from xdistil_jax.experiment import Experiment, TeacherConfig, student_config
+
+    if {"-h", "--help"} & set(arguments):
+        _parse(DistilArguments, ["--help"], "distil")
+    given, rest = tyro.cli(
+        DistilArguments, args=arguments, prog="xdistil distil", return_unknown_args=True
+    )
+    chosen = Experiment(
+        name=given.name,
+        strategy=given.strategy,
+        data=DataSpec(
+            train=given.train, dev=given.dev, test=given.test, unlabelled=given.unlabelled
+        ),
+        teacher=TeacherConfig(checkpoint=given.teacher),
+        student=student_config(given.student),
+    )
+    chosen.plan()
+    chosen = _parse(Experiment, rest, "distil", chosen)
+    _carry_out(chosen, evaluate_test=bool(chosen.data.test))
+
+
+def load_experiment(path: str) -> Callable[[str | None], "Experiment"]:
+    """The ``experiment`` of a Python file: strategy (None: its own choice) -> Experiment.
+
+    Raises:
+        FileNotFoundError: with the files that are there.
+        ValueError: if the file defines no ``experiment``.
+    """
+    file = Path(path)
+    if not file.is_file():
+        there = ", ".join(sorted(str(each) for each in file.parent.glob("*.py"))) or "no .py file"
+        raise FileNotFoundError(f"{file} is not there; in its folder there is {there}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    chosen = getattr(module, "experiment", None)
+    if chosen is None:
+        raise ValueError(f"{file} defines no `experiment` (an Experiment)")
+    return lambda strategy: chosen if strategy is None else replace(chosen, strategy=strategy)
+
+
+def _chosen(arguments: list[str], command: str) -> "Experiment":
+    """[FILE] [STRATEGY] and overrides -> Experiment."""
+    from xdistil_jax.experiment import Experiment
+
+    places = []
+    while arguments and not arguments[0].startswith("-"):
+        places.append(arguments.pop(0))
+    file = next((place for place in places if place.endswith(".py")), None)
+    strategy = next((place for place in places if not place.endswith(".py")), None)
+    if file is None:
+        default = Experiment() if strategy is None else Experiment(strategy=strategy)
+    else:
+        default = load_experiment(file)(strategy)
+    chosen = _parse(Experiment, arguments, command, default)
+    chosen.plan()
+    return chosen
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.exit(
+            "usage: xdistil run FILE [STRATEGY] [--test] [--data.root DIR] [--student.embed 100] …"
+            "\n\nEvery field of the experiment can be set: xdistil run FILE --help lists them."
+        )
+    evaluate_test = "--test" in arguments
+    chosen = _chosen([each for each in arguments if each != "--test"], "run FILE")
+    _carry_out(chosen, evaluate_test=evaluate_test)
+
+
+def _plan(arguments: list[str]) -> None:
+    chosen = _chosen(arguments, "plan")
+    from xdistil_jax.distill.stages import describe
+
+    print(f"{chosen.name}, {chosen.strategy}\n\n{describe(chosen.plan())}")
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    """Figures of a finished run. Reading the test set is counted in its report.json."""
+
+    split: Literal["dev", "test"] = "dev"
+
+
+def _eval(arguments: list[str]) -> None:
+    from xdistil_jax.evaluation import compose_rows
+    from xdistil_jax.pipeline import run_again
+    from xdistil_jax.report import page
+
+    if not arguments or arguments[0].startswith("-"):
+        sys.exit("usage: xdistil eval RUN [--split dev|test]")
+    folder, *rest = arguments
+    given = _parse(EvalArguments, rest, "eval RUN")
+    result = run_again(folder, evaluate_test=given.split == "test", say=_say)
+    rows = compose_rows(result.report["figures"][given.split], result.report.get("latency"))
+    print(page.table(rows))
+    print(f"{given.split} figures. Report: {result.folder / 'report.md'}")
+
+
+def _tag(arguments: list[str]) -> None:
+    from xdistil_jax.deploy.tagger import Tagger
+
+    if not arguments or arguments[0].startswith("-"):
+        sys.exit('usage: xdistil tag RUN ["text" ...]   (without texts: each line on stdin)')
+    folder, *texts = arguments
+    tagger = Tagger.load(folder)
+    for text in texts or (line.rstrip("\r\n") for line in sys.stdin):
+        found = tagger([text])[0]
+        print("\t".join(f"{e.text} [{e.type} {e.start}:{e.end}]" for e in found), flush=True)
+
+
+def _cache(arguments: list[str]) -> None:
+    from xdistil_jax.teacher.manifest import list_caches, remove_cache
+
+    root = Path("runs")
+    if "--out" in arguments[:-1]:
+        at = arguments.index("--out")
+        root = Path(arguments[at + 1])
+        arguments = arguments[:at] + arguments[at + 2 :]
+    if arguments == ["ls"]:
+        for info in list_caches(root / "cache"):
+            state = "complete" if info.complete else "unfinished"
+            layers = ", ".join(info.settings["layers"])
+            print(
+                f"{info.id}  {info.bytes / 2**20:8.1f} MiB  {info.rows:9,} rows  {layers}  {state}"
+            )
+    elif len(arguments) == 2 and arguments[0] == "rm":
+        print(f"removed {remove_cache(root / 'cache', arguments[1])}")
+    else:
+        sys.exit("usage: xdistil cache ls | xdistil cache rm ID   [--out DIR]")

@@ -1,0 +1,1 @@
+"""Text: readers, the embedded corpus, encoding, batches. Imports no jax."""

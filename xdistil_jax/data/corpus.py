@@ -1,0 +1,299 @@
+"""The corpus of a run: what is read, in which languages, and which text is for whom.
+
+Training reads train, dev and unlabelled text through ``load_corpus`` and has no handle on the test
+set: only ``load_test`` opens that.
+"""
+
+import heapq
+import os
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xdistil_jax.data.leaks import text_key
+from xdistil_jax.data.readers import ReadLog, Sentence, read
+from xdistil_jax.data.sources import HUB, CorpusError, language_of, missing, split_files
+from xdistil_jax.labels import TagSet
+
+__all__ = [
+    *("Corpus", "CorpusError", "DataSpec", "ReadLog", "Sentence"),
+    *("load_corpus", "load_test", "read"),
+]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where the sentences of a run come from. A named file goes before the same split in root."""
+
+    train: str = ""
+    """Labelled file, folder of a data set, or hf:OWNER/NAME:CONFIGURATION."""
+    dev: str = ""
+    test: str = ""
+    unlabelled: tuple[str, ...] = ()
+    """Files of which only the words are used: plain text, or any labelled format."""
+    root: str = ""
+    """Folder with LANGUAGE/train.txt, dev.txt, test.txt (any format), or hf:OWNER/NAME."""
+    unlabelled_root: str = ""
+    """Folder with LANGUAGE.txt."""
+    languages: tuple[str, ...] = ()
+    """Empty: all that are found."""
+    format: str = "auto"
+    """Of the labelled files."""
+    types: tuple[str, ...] = ()
+    """Entity types; empty: those of the train set."""
+    tag_map: tuple[tuple[str, str], ...] = ()
+    """New names of entity types, such as (("MISC", "O"),)."""
+    on_mismatch: str = "error"
+    """What a sentence that can't be used is: error, or skip (and be counted)."""
+    train_limit: int | None = None
+    """Train sentences per language: the first ones after a shuffle that the seed decides."""
+    unlabelled_limit: int | None = None
+    """The same for lines of unlabelled text."""
+    train_as_transfer: bool = True
+    """The text of the train set (as limited) belongs to the transfer set."""
+    synthetic: bool = False
+    """The embedded corpus, and no file."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What training may see."""
+
+    train: tuple[Sentence, ...]
+    dev: tuple[Sentence, ...]
+    transfer: tuple[Sentence, ...]
+    """Train text first, then unlabelled text; without tags, and without sentences of dev."""
+    tagset: TagSet
+    log: ReadLog
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """All languages of the corpus, in alphabetical order."""
+        parts = (self.train, self.dev, self.transfer)
+        return tuple(sorted({sentence.language for part in parts for sentence in part}))
+
+
+def load_corpus(spec: DataSpec) -> Corpus:
+    """Read train, dev and unlabelled text; the test files are not opened.
+
+    Raises:
+        CorpusError: naming file and line, what was expected and what to do.
+    """
+    log = ReadLog()
+    tagset = TagSet(tuple(spec.types)) if spec.types else None
+    if spec.synthetic:
+        made = _synthesise(spec)
+        train, dev, unlabelled = made.train, made.dev, iter(made.transfer)
+        tagset = tagset or _tagset(train)
+    else:
+        _check_distinct(spec)
+        train = _labelled(spec, "train", tagset, log)
+        tagset = tagset or _tagset(train)
+        dev = _labelled(spec, "dev", tagset, log)
+        unlabelled = _unlabelled(spec, train, log)
+    train = _draw(train, spec.train_limit, spec.seed)
+    dev_texts = {text_key(sentence) for sentence in dev}
+
+    def apart(sentences: Iterable[Sentence]) -> Iterator[Sentence]:
+        for sentence in sentences:
+            if text_key(sentence) in dev_texts:
+                log.dropped += 1
+            else:
+                yield Sentence(sentence.words, None, sentence.language)
+
+    transfer = (
+        *apart(train if spec.train_as_transfer else ()),
+        *_draw(apart(unlabelled), spec.unlabelled_limit, spec.seed),
+    )
+    return Corpus(train, dev, transfer, tagset, log)
+
+
+def load_test(
+    spec: DataSpec, *, tagset: TagSet | None = None, log: ReadLog | None = None
+) -> tuple[Sentence, ...]:
+    """Read the test set, and nothing else. A tag that ``tagset`` doesn't have is an error."""
+    if spec.synthetic:
+        return _synthesise(spec).test
+    _check_distinct(spec)
+    types = TagSet(tuple(spec.types)) if spec.types else None
+    return _labelled(spec, "test", tagset or types, log or ReadLog())
+
+
+def _synthesise(spec: DataSpec) -> Any:
+    from xdistil_jax.data import synthetic
+
+    if spec.languages:
+        return synthetic.synthesise(spec.seed, languages=spec.languages)
+    return synthetic.synthesise(spec.seed)
+
+
+def _tagset(train: Iterable[Sentence]) -> TagSet:
+    found: set[str] = set()
+    for sentence in train:
+        found.update(sentence.tags or ())
+    return TagSet.of(found)
+
+
+def _labelled(
+    spec: DataSpec, split: str, tagset: TagSet | None, log: ReadLog
+) -> tuple[Sentence, ...]:
+    found: list[Sentence] = []
+    for source, language in _sources(spec, split):
+        before = len(found)
+        found.extend(
+            read(
+                source,
+                format=spec.format,
+                language=language,
+                on_mismatch=spec.on_mismatch,
+                tag_map=dict(spec.tag_map),
+                tagset=tagset,
+                log=log,
+                split=split,
+            )
+        )
+        if any(sentence.tags is None for sentence in found[before:]):
+            raise CorpusError(
+                f"{source}: a {split} set needs tags, and this was read as text without any; "
+                "expected token<TAB>tag lines, or name the format (data.format)"
+            )
+    if not spec.languages:
+        return tuple(found)
+    chosen = tuple(sentence for sentence in found if sentence.language in spec.languages)
+    if not chosen:
+        there = ", ".join(sorted({sentence.language for sentence in found}))
+        raise CorpusError(
+            f"data.languages is {', '.join(spec.languages)}, but the {split} set is in {there}; "
+            "name one of these, or leave data.languages out"
+        )
+    return chosen
+
+
+def _sources(spec: DataSpec, split: str) -> list[tuple[str, str | None]]:
+    """The files of a split, each with the language that ``spec`` gives it."""
+    sole = spec.languages[0] if len(spec.languages) == 1 else None
+    if given := getattr(spec, split):
+        return [(given, sole)]
+    if not spec.root:
+        raise CorpusError(
+            f"no {split} set: name its file (data.{split}), or a folder that holds "
+            f"LANGUAGE/{split}.txt (data.root)"
+        )
+    if spec.root.startswith(HUB):
+        if not spec.languages:
+            raise CorpusError(f"data.root is {spec.root}: say which of its languages to read")
+        return [(f"{spec.root}:{language}", language) for language in spec.languages]
+    root = Path(spec.root)
+    if not root.is_dir():
+        raise missing(root)
+    if split_files(root, split):
+        return [(str(path), sole) for path in split_files(root, split)]
+    folders = [root / language for language in spec.languages] or [
+        path
+        for path in sorted(root.iterdir())
+        if path.is_dir() and (split_files(path, split) or split_files(path, "train"))
+    ]
+    return [(str(path), folder.name) for folder in folders for path in _required(folder, split)]
+
+
+def _required(folder: Path, split: str) -> list[Path]:
+    if not folder.is_dir():
+        raise missing(folder)
+    if files := split_files(folder, split):
+        return files
+    names = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing"
+    raise CorpusError(f"{folder}: no {split} file; expected {split}.txt, found {names}")
+
+
+def _unlabelled(spec: DataSpec, train: Iterable[Sentence], log: ReadLog) -> Iterator[Sentence]:
+    known = sorted({sentence.language for sentence in train})
+    sole = known[0] if len(known) == 1 else None
+    for path, language in _unlabelled_sources(spec, known, log):
+        sentences = read(
+            path,
+            language=language or language_of(path) or sole,
+            on_mismatch=spec.on_mismatch,
+            tag_map=dict(spec.tag_map),
+            log=log,
+        )
+        kept = 0
+        for sentence in sentences:
+            if not spec.languages or sentence.language in spec.languages:
+                kept += 1
+                yield sentence
+        if not kept:
+            log.notes.append(f"{path}: no sentence in {', '.join(spec.languages)}; left out")
+
+
+def _unlabelled_sources(
+    spec: DataSpec, known: Iterable[str], log: ReadLog
+) -> Iterator[tuple[str, str | None]]:
+    yield from ((path, None) for path in spec.unlabelled)
+    if not spec.unlabelled_root:
+        return
+    root = Path(spec.unlabelled_root)
+    if not root.is_dir():
+        raise missing(root)
+    found: list[tuple[str, str]] = []
+    lacking: list[str] = []
+    for language in spec.languages or known:
+        paths = [root / f"{language}.txt", root / f"{language}.txt.gz"]
+        there = [path for path in paths if path.exists()]
+        if len(there) > 1:
+            raise CorpusError(f"{root}: {language}.txt stands there plain and as .gz; keep one")
+        if there:
+            found.append((str(there[0]), language))
+        else:
+            lacking.append(language)
+    if not found:
+        raise missing(paths[0])
+    if lacking:
+        log.notes.append(f"no unlabelled text for {', '.join(lacking)}")
+    yield from found
+
+
+def _check_distinct(spec: DataSpec) -> None:
+    """One file is one split. Names are compared; nothing is opened."""
+    given = [("unlabelled", path) for path in spec.unlabelled]
+    for split in ("train", "dev", "test"):
+        with suppress(CorpusError):
+            given += [(split, path) for path, _ in _sources(spec, split)]
+    taken: dict[str, str] = {}
+    for split, path in given:
+        # A hub name or a folder holds several splits.
+        if path.startswith(HUB) or os.path.isdir(path):
+            continue
+        other = taken.pop(real := os.path.realpath(path), None)
+        taken[real] = split
+        if other == "unlabelled" and split == "train" and not spec.train_as_transfer:
+            continue
+        if other:
+            raise CorpusError(
+                f"{path} is given for {other} and for {split}; one file is one split (unlabelled "
+                "may repeat train where data.train_as_transfer is off)"
+            )
+
+
+def _draw(sentences: Iterable[Sentence], limit: int | None, seed: int) -> tuple[Sentence, ...]:
+    """The first ``limit`` of each language after a shuffle; a smaller limit gives a beginning.
+
+    Streams, and keeps only what it returns. Python promises the numbers of ``random()`` for ever.
+    """
+    if limit is None:
+        return tuple(sentences)
+    dice: dict[str, random.Random] = {}
+    heaps: dict[str, list[tuple[float, int, Sentence]]] = {}
+    for number, sentence in enumerate(sentences):
+        language = sentence.language
+        if language not in dice:
+            dice[language], heaps[language] = random.Random(f"{seed} {language}"), []
+        entry = (-dice[language].random(), -number, sentence)
+        if len(heaps[language]) < limit:
+            heapq.heappush(heaps[language], entry)
+        elif limit:
+            heapq.heappushpop(heaps[language], entry)
+    return tuple(entry[2] for heap in heaps.values() for entry in sorted(heap, reverse=True))

@@ -1,0 +1,299 @@
+"""Sentences -> rows of pieces, kept in a ragged, memory-mapped, content-addressed store."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64, UInt64
+
+from xdistil_jax import files
+from xdistil_jax.data.arrays import ArrayFolder, digest, load_arrays
+from xdistil_jax.data.arrays import StoreError as StoreError
+from xdistil_jax.data.corpus import Sentence
+from xdistil_jax.data.tokenizer import Tokenizer
+from xdistil_jax.data.windows import bounds, expand, own_words, plan_windows
+from xdistil_jax.labels import UNLABELLED, TagSet
+
+_FORMAT = 1
+_CHUNK = 8192
+_ARRAYS = {
+    "tokens": np.int32,
+    "word": np.int32,
+    "owned": np.bool_,
+    "labels": np.int8,
+    "offsets": np.int64,
+    "sentence": np.int32,
+    "language": np.int16,
+    "word_counts": np.int32,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedStore:
+    """Rows of pieces, end to end: row r is ``tokens[offsets[r]:offsets[r + 1]]``.
+
+    Each row is framed by the special pieces. A sentence is one row, or, where it is too long,
+    several overlapping ones; each of its words is owned by exactly one of them.
+    """
+
+    tokens: Int32[np.ndarray, "N"]
+    offsets: Int64[np.ndarray, "R+1"]
+    word: Int32[np.ndarray, "N"]
+    """Index of the word in its sentence on its first piece, else -1."""
+    owned: Bool[np.ndarray, "N"]
+    """First pieces of the words that this row owns."""
+    labels: Int8[np.ndarray, "N"]
+    """Number of the tag on owned first pieces of tagged sentences, else -1."""
+    sentence: Int32[np.ndarray, "R"]
+    language: Int16[np.ndarray, "R"]
+    languages: tuple[str, ...]
+    word_counts: Int32[np.ndarray, "S"]
+    max_length: int
+    identity: str
+
+    @property
+    def rows(self) -> int:
+        return len(self.sentence)
+
+    @cached_property
+    def lengths(self) -> Int32[np.ndarray, "R"]:
+        return np.diff(self.offsets).astype(np.int32)
+
+    @cached_property
+    def word_offsets(self) -> Int64[np.ndarray, "S+1"]:
+        return bounds(self.word_counts)
+
+    def remap(self, kept: Int32[np.ndarray, "V"]) -> "EncodedStore":
+        """The same rows in the ids of a cut tokenizer, where ``kept[new_id] == old_id``.
+
+        Raises:
+            ValueError: naming the first piece that was cut away.
+        """
+        new_ids = np.full(max(kept.max(initial=-1), self.tokens.max(initial=-1)) + 1, -1, np.int32)
+        new_ids[kept] = np.arange(len(kept), dtype=np.int32)
+        tokens = new_ids[self.tokens]
+        if len(lost := np.flatnonzero(tokens < 0)):
+            row = np.searchsorted(self.offsets, lost[0], "right") - 1
+            raise ValueError(
+                f"piece {self.tokens[lost[0]]} of row {row} (sentence {self.sentence[row]}) is not "
+                "in the cut tokenizer: cut it to the pieces of this text too, or encode the text "
+                "with the cut tokenizer"
+            )
+        identity = digest([self.identity, kept.tolist()])
+        return replace(self, tokens=tokens, identity=identity)
+
+    def row_hashes(self) -> UInt64[np.ndarray, "R 2"]:
+        """blake2b of each row's pieces: equal rows of any two stores have equal hashes."""
+        content = memoryview(np.ascontiguousarray(self.tokens, "<i4")).cast("B")
+        ends = (4 * self.offsets).tolist()
+        hashes = bytearray()
+        for start, end in pairwise(ends):
+            hashes += hashlib.blake2b(content[start:end], digest_size=16).digest()
+        return np.frombuffer(bytes(hashes), "<u8").astype(np.uint64).reshape(-1, 2)
+
+
+def encode(
+    sentences: Sequence[Sentence],
+    tokenizer: Tokenizer,
+    tagset: TagSet | None,
+    *,
+    max_length: int,
+    folder: str | Path,
+    overlap: int | None = None,
+) -> EncodedStore:
+    """Encode, or find what was encoded before, in ``folder/HASH``.
+
+    Windows of a long sentence share about ``overlap`` pieces (a quarter of the maximum by default).
+    The hash covers sentences, tokenizer, tags and settings.
+
+    Raises:
+        StoreError: if the store was found, but is damaged.
+        ValueError: for tags that don't fit the words or the tag set, naming the sentence.
+    """
+    overlap = max_length // 4 if overlap is None else overlap
+    if max_length < 8 or not 0 <= overlap < max_length - 2:
+        raise ValueError(
+            f"max_length {max_length}, overlap {overlap}: expected max_length of 8 or more and "
+            "overlap from 0 up to max_length - 3"
+        )
+    source = {
+        "format": _FORMAT,
+        "sentences": _hash_sentences(sentences),
+        "tokenizer": tokenizer.fingerprint,
+        "types": None if tagset is None else list(tagset.types),
+        "max_length": max_length,
+        "overlap": overlap,
+    }
+    final = Path(folder) / digest(source)
+    if not final.exists():
+        with files.atomic_folder(final) as temporary:
+            _write(temporary, sentences, tokenizer, tagset, source)
+    return load_store(final)
+
+
+def encode_in_memory(
+    sentences: Sequence[Sentence], tokenizer: Tokenizer, *, max_length: int
+) -> EncodedStore:
+    """The store of a few untagged sentences, without a folder: for tagging."""
+    labels = np.full(sum(len(sentence.words) for sentence in sentences), UNLABELLED, np.int8)
+    rows = _encode_chunk(sentences, labels, tokenizer, max_length, max_length // 4)
+    languages = tuple(sorted({sentence.language for sentence in sentences}))
+    numbers = {language: number for number, language in enumerate(languages)}
+    language = np.array([numbers[sentence.language] for sentence in sentences], np.int16)
+    rows["language"] = language[rows["sentence"]]
+    arrays = {name: np.asarray(rows[name], kind) for name, kind in _ARRAYS.items()}
+    return EncodedStore(**arrays, languages=languages, max_length=max_length, identity="")
+
+
+def load_store(path: str | Path) -> EncodedStore:
+    """Map a store into memory, after all of its checksums were found right.
+
+    Raises:
+        StoreError: naming the file that is damaged or missing.
+    """
+    arrays, source, facts = load_arrays(Path(path))
+    return EncodedStore(
+        **arrays,
+        languages=tuple(facts["languages"]),
+        max_length=source["max_length"],
+        identity=Path(path).name,
+    )
+
+
+def piece_counts(stores: Iterable[EncodedStore], vocab_size: int) -> Int64[np.ndarray, "V"]:
+    """How often each piece occurs; windows that overlap count twice."""
+    counts = np.zeros(vocab_size, np.int64)
+    for store in stores:
+        for start in range(0, len(store.tokens), 1 << 22):
+            part = np.bincount(store.tokens[start : start + (1 << 22)], minlength=vocab_size)
+            if len(part) > vocab_size:
+                raise ValueError(f"piece {len(part) - 1} is beyond the {vocab_size} pieces counted")
+            counts += part
+    return counts
+
+
+def stitch(
+    store: EncodedStore, predictions: Int[np.ndarray, "N"] | Sequence[Int[np.ndarray, "T"]]
+) -> list[Int[np.ndarray, "W"]]:
+    """Numbers for each piece -> numbers for each word of each sentence, from the owning windows.
+
+    ``predictions`` is as long as ``store.tokens``, or a sequence of one array for each row.
+    """
+    if not isinstance(predictions, np.ndarray):
+        predictions = np.concatenate([np.zeros(0, np.int8), *predictions])
+    if predictions.shape != store.tokens.shape:
+        raise ValueError(
+            f"predictions of shape {predictions.shape}: expected one for each of the store's "
+            f"{len(store.tokens)} pieces"
+        )
+    pieces = np.flatnonzero(store.owned)
+    row = np.searchsorted(store.offsets, pieces, "right") - 1
+    words = np.empty(store.word_offsets[-1], predictions.dtype)
+    words[store.word_offsets[store.sentence[row]] + store.word[pieces]] = predictions[pieces]
+    return np.split(words, store.word_offsets[1:-1])[: len(store.word_counts)]
+
+
+def _write(
+    folder: Path,
+    sentences: Sequence[Sentence],
+    tokenizer: Tokenizer,
+    tagset: TagSet | None,
+    source: dict[str, Any],
+) -> None:
+    languages = sorted({sentence.language for sentence in sentences})
+    numbers = {language: number for number, language in enumerate(languages)}
+    arrays = ArrayFolder(folder, _ARRAYS)
+    arrays.append("offsets", np.zeros(1, np.int64))
+    for first in range(0, len(sentences), _CHUNK):
+        chunk = sentences[first : first + _CHUNK]
+        labels = _number_tags(chunk, first, tagset)
+        rows = _encode_chunk(chunk, labels, tokenizer, source["max_length"], source["overlap"])
+        language = np.array([numbers[sentence.language] for sentence in chunk])
+        rows["language"] = language[rows["sentence"]]
+        rows["sentence"] = rows["sentence"] + first
+        rows["offsets"] = rows["offsets"][1:] + arrays.length("tokens")
+        for name in _ARRAYS:
+            arrays.append(name, rows[name])
+    arrays.close(source, {"languages": languages})
+
+
+def _encode_chunk(
+    chunk: Sequence[Sentence],
+    labels: Int8[np.ndarray, "W"],
+    tokenizer: Tokenizer,
+    max_length: int,
+    overlap: int,
+) -> dict[str, np.ndarray]:
+    """The arrays of a store, for these sentences alone."""
+    numbers: dict[str, int] = {}
+    flat = [numbers.setdefault(word, len(numbers)) for sent in chunk for word in sent.words]
+    pieces, starts = tokenizer.word_pieces(list(numbers))
+    distinct = np.array(flat, np.int64)
+    word_counts = np.array([len(sentence.words) for sentence in chunk], np.int64)
+    words = bounds(word_counts)
+
+    sizes = np.minimum(np.diff(starts), max_length - 2)[distinct]
+    windows = plan_windows(words, bounds(sizes), max_length - 2, overlap)
+    entries = expand(windows.start, windows.end - windows.start)
+    row = np.repeat(np.arange(len(windows.start)), windows.end - windows.start)
+    owned_entries = own_words(windows, bounds(sizes), entries, row)
+
+    lengths = 2 + np.bincount(row, sizes[entries], len(windows.start)).astype(np.int64)
+    offsets = bounds(lengths)
+    tokens = np.full(offsets[-1], tokenizer.cls_id, np.int32)
+    tokens[offsets[1:] - 1] = tokenizer.sep_id
+    inner = np.ones(offsets[-1], np.bool_)
+    inner[offsets[:-1]] = inner[offsets[1:] - 1] = False
+    tokens[inner] = pieces[expand(starts[distinct[entries]], sizes[entries])]
+
+    # Pieces of the rows before, and 2 r + 1 special pieces, stand before an entry of row r.
+    position = bounds(sizes[entries])[:-1] + 2 * row + 1
+    word = np.full(offsets[-1], -1, np.int32)
+    word[position] = entries - words[windows.sentence[row]]
+    owned = np.zeros(offsets[-1], np.bool_)
+    owned[position[owned_entries]] = True
+    tags = np.full(offsets[-1], UNLABELLED, np.int8)
+    tags[owned] = labels[entries[owned_entries]]
+    return {
+        "tokens": tokens,
+        "word": word,
+        "owned": owned,
+        "labels": tags,
+        "offsets": offsets,
+        "sentence": windows.sentence,
+        "word_counts": word_counts,
+    }
+
+
+def _number_tags(
+    chunk: Sequence[Sentence], first: int, tagset: TagSet | None
+) -> Int8[np.ndarray, "W"]:
+    if tagset is not None and len(tagset) > 128:
+        raise ValueError(f"{len(tagset)} tags: a store holds at most 128")
+    labels: list[int] = []
+    for number, (words, tags, _) in enumerate(chunk, start=first):
+        if tagset is None or tags is None:
+            labels += [UNLABELLED] * len(words)
+            continue
+        if len(tags) != len(words):
+            raise ValueError(f"sentence {number} has {len(words)} words, but {len(tags)} tags")
+        try:
+            labels += [tagset.index[tag] for tag in tags]
+        except KeyError as error:
+            raise ValueError(
+                f"sentence {number}: tag {error} is not one of {', '.join(tagset.tags)}"
+            ) from error
+    return np.array(labels, np.int8)
+
+
+def _hash_sentences(sentences: Sequence[Sentence]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for first in range(0, len(sentences), _CHUNK):
+        state.update(json.dumps(list(sentences[first : first + _CHUNK])).encode())
+    return state.hexdigest()

@@ -1,0 +1,68 @@
+"""The leak check: sentences that stand in two splits, counted by language."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from xdistil_jax.data.readers import Sentence
+
+
+class Overlap(NamedTuple):
+    """How many of a split's ``total`` sentences in ``language`` also stand in another split.
+
+    ``shared`` counts those that stand there in the same language, ``anywhere`` in whatever one.
+    """
+
+    language: str
+    split: str
+    within: str
+    shared: int
+    anywhere: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """shared / total."""
+        return self.shared / self.total
+
+
+def text_key(sentence: Sentence) -> str:
+    """Equal for equal text, however it was cut into words: transfer text is cut by our splitter."""
+    return "".join(sentence.words)
+
+
+def overlap(splits: Mapping[str, Sequence[Sentence]]) -> tuple[Overlap, ...]:
+    """For each pair of splits, how much of the later one stands in the earlier one, by language.
+
+    Give the splits in the order train, transfer, dev, test. A sentence counts as often as it
+    occurs.
+    """
+    keys = {
+        name: [(sentence.language, text_key(sentence)) for sentence in split]
+        for name, split in splits.items()
+    }
+    found: list[Overlap] = []
+    for within, split in combinations(splits, 2):
+        exact = set(keys[within])
+        texts = {text for _, text in exact}
+        total = Counter(language for language, _ in keys[split])
+        shared = Counter(language for language, text in keys[split] if (language, text) in exact)
+        anywhere = Counter(language for language, text in keys[split] if text in texts)
+        found.extend(
+            Overlap(language, split, within, shared[language], anywhere[language], total[language])
+            for language in sorted(total)
+        )
+    return tuple(found)
+
+
+def unseen(test: Sequence[Sentence], *others: Sequence[Sentence]) -> Bool[np.ndarray, "S"]:
+    """Which sentences of ``test`` occur in none of the ``others`` (train, transfer).
+
+    The language doesn't count: one student reads them all.
+    """
+    seen = {text_key(sentence) for split in others for sentence in split}
+    return np.array([text_key(sentence) not in seen for sentence in test], bool)

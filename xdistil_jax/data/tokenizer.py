@@ -1,0 +1,296 @@
+"""Words -> pieces: load a fast tokenizer, train one, cut one down to the pieces of a text.
+
+NumPy and tokenizers only, so that a deployed student can use it; transformers is asked only for
+names on the hub.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from xdistil_jax import files
+
+if TYPE_CHECKING:  # the readers need more than the base install
+    from xdistil_jax.data.corpus import Sentence
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_USUAL = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+}
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A fast tokenizer and the ids of its special pieces. Text can't spell a special piece."""
+
+    backend: tokenizers.Tokenizer = field(repr=False)
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+
+    def __post_init__(self) -> None:
+        # all-MiniLM's file, for one, truncates to 128 pieces and pads.
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.encode_special_tokens = True
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Rows that an embedding table needs: the greatest id plus one."""
+        return max(self.backend.get_vocab().values()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """blake2b of the tokenizer's JSON with sorted keys, and of the special ids."""
+        content = [json.loads(self.backend.to_str()), *self._special_ids]
+        canonical = json.dumps(content, sort_keys=True)
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    @property
+    def _special_ids(self) -> tuple[int, int, int, int]:
+        return self.pad_id, self.unk_id, self.cls_id, self.sep_id
+
+    def word_pieces(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Pieces of each word: ids int32 [N], end to end, and offsets int64 [W+1].
+
+        A word's pieces depend on nothing but the word, as with ``is_pretokenized``: so each
+        distinct word needs to be given only once. A word that vanishes becomes one unknown piece.
+        """
+        encodings = self.backend.encode_batch(list(words), add_special_tokens=False)
+        ids = [encoding.ids or [self.unk_id] for encoding in encodings]
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum([len(pieces) for pieces in ids], out=offsets[1:])
+        flat = (number for pieces in ids for number in pieces)
+        return np.fromiter(flat, np.int32, offsets[-1]), offsets
+
+    def pieces(self, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """Ids of each word of each sentence, without special pieces; none is empty."""
+        distinct = list(dict.fromkeys(word for words in sentences for word in words))
+        ids, offsets = self.word_pieces(distinct)
+        cut = {
+            word: ids[start:end].tolist()
+            for word, start, end in zip(distinct, offsets[:-1], offsets[1:], strict=True)
+        }
+        return [[cut[word] for word in words] for words in sentences]
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json``, which ``load_tokenizer`` and transformers read."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files.write_atomic(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
+
+
+def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+    """A folder with ``tokenizer.json`` or ``vocab.txt``, one such file, or a name on the hub.
+
+    A ``vocab.txt`` is read as WordPiece: cased, unless a ``tokenizer_config.json`` beside it says
+    ``do_lower_case``.
+
+    Raises:
+        OSError: if there is no such file or folder, or the hub doesn't answer.
+        ValueError: if a file is no tokenizer, or one of the special pieces is missing.
+    """
+    path = Path(name_or_folder)
+    if path.is_dir():
+        found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
+        if not found:
+            return _load_with_transformers(str(path))
+        path = found[0]
+    elif not path.is_file():
+        return _load_with_transformers(str(name_or_folder))
+    config_file = path.with_name("tokenizer_config.json")
+    config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+    if path.suffix == ".json":
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ValueError(f"{path}: expected a tokenizer.json, but: {error}") from error
+    else:
+        backend = _wordpiece(
+            models.WordPiece.read_file(str(path)),
+            source=str(path),
+            lowercase=bool(config.get("do_lower_case", False)),
+            strip_accents=config.get("strip_accents"),
+            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        )
+    return _wrap(backend, config, str(path))
+
+
+def train_tokenizer(sentences: "Iterable[Sentence]", vocab_size: int) -> Tokenizer:
+    """A cased WordPiece tokenizer: every character that occurs, then the likeliest merges.
+
+    The vocabulary is a function of the sentences alone, and exceeds ``vocab_size`` only if the
+    characters by themselves do.
+    """
+    empty = _wordpiece({piece: number for number, piece in enumerate(_SPECIAL)}, source="training")
+    counts: dict[str, int] = {}
+    for sentence in sentences:
+        for word in sentence.words:
+            counts[word] = counts.get(word, 0) + 1
+    parts: dict[str, list[str]] = {}
+    for word in counts:
+        text = empty.normalizer.normalize_str(word)
+        parts[word] = [part for part, _ in empty.pre_tokenizer.pre_tokenize_str(text)]
+    heads = sorted({part[0] for cut in parts.values() for part in cut})
+    tails = sorted({char for cut in parts.values() for part in cut for char in part[1:]})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        # The trainer numbers ##x in the order of a randomly seeded hash map, and breaks ties by
+        # number: named here, the characters have their numbers before.
+        special_tokens=[*_SPECIAL, *heads, *(f"##{char}" for char in tails)],
+        limit_alphabet=0x110000,
+    )
+    learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    learner.train_from_iterator(
+        (" ".join(parts[word] * count) for word, count in counts.items()), trainer
+    )
+    return _wrap(_wordpiece(learner.get_vocab(), source="training"), {}, "training")
+
+
+def cut_tokenizer(
+    tokenizer: Tokenizer, used: Iterable[int] | np.ndarray
+) -> tuple[Tokenizer, np.ndarray]:
+    """The tokenizer without the pieces that are neither used, special, nor single characters.
+
+    Returns it with ``kept``, int32 [V']: ``kept[new_id] == old_id``, special pieces first. Words
+    made of used pieces are cut as before: greedy longest match and Viterbi keep their choice when
+    only unused pieces go.
+    """
+    content = json.loads(tokenizer.backend.to_str())
+    model, added = content["model"], content["added_tokens"]
+    if model["type"] not in ("WordPiece", "Unigram"):
+        raise ValueError(
+            f"can't cut a {model['type']} tokenizer: its merges build on one another; "
+            "expected WordPiece or Unigram"
+        )
+    names = {number: piece for piece, number in tokenizer.backend.get_vocab().items()}
+    used_ids = {int(number) for number in used}
+    if unknown := used_ids - names.keys():
+        raise ValueError(f"piece {min(unknown)} is not in the tokenizer's {len(names)} pieces")
+    special = {token["id"] for token in added} | set(tokenizer._special_ids)
+    rest = (used_ids | _indispensable(model, names)) - special
+    kept = np.array([*sorted(special), *sorted(rest)], np.int32)
+    new_ids = {int(old): new for new, old in enumerate(kept)}
+    if model["type"] == "WordPiece":
+        model["vocab"] = {names[old]: new for old, new in new_ids.items()}
+    elif max(new_ids) < len(model["vocab"]):
+        model["vocab"] = [model["vocab"][old] for old in new_ids]
+        model["unk_id"] = new_ids[tokenizer.unk_id]
+    else:
+        outside = names[max(new_ids)]
+        raise ValueError(f"can't cut: piece {outside!r} was added outside of the Unigram model")
+    for token in added:
+        token["id"] = new_ids[token["id"]]
+    content["post_processor"] = None
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    pad_id, unk_id, cls_id, sep_id = (new_ids[old] for old in tokenizer._special_ids)
+    _frame(backend, cls_id, sep_id)
+    return Tokenizer(backend, pad_id, unk_id, cls_id, sep_id), kept
+
+
+def _indispensable(model: dict[str, Any], names: dict[int, str]) -> set[int]:
+    """Single characters; for Unigram also the bytes, and what the cost of the unknown hangs on."""
+    prefix = model.get("continuing_subword_prefix", "▁")
+    kept = {number for number, piece in names.items() if len(piece.removeprefix(prefix)) <= 1}
+    if model["type"] == "Unigram":
+        kept.add(min(range(len(model["vocab"])), key=lambda number: model["vocab"][number][1]))
+        if model.get("byte_fallback"):
+            kept |= {n for n, piece in names.items() if re.fullmatch("<0x[0-9A-F]{2}>", piece)}
+    return kept
+
+
+def _wordpiece(
+    vocab: dict[str, int],
+    *,
+    source: str,
+    lowercase: bool = False,
+    strip_accents: bool | None = None,
+    handle_chinese_chars: bool = True,
+) -> tokenizers.Tokenizer:
+    """BERT's pipeline around a vocabulary; ``strip_accents`` None means: if lowercased."""
+    if missing := [piece for piece in _SPECIAL[:4] if piece not in vocab]:
+        raise ValueError(f"{source}: the WordPiece vocabulary lacks {', '.join(missing)}")
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase,
+        strip_accents=strip_accents,
+        handle_chinese_chars=handle_chinese_chars,
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.add_special_tokens([piece for piece in _SPECIAL if piece in vocab])
+    _frame(backend, vocab["[CLS]"], vocab["[SEP]"])
+    return backend
+
+
+def _frame(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> None:
+    """Let the backend put the two pieces around each sentence, as it stands in its JSON."""
+    cls, sep = backend.id_to_token(cls_id), backend.id_to_token(sep_id)
+    backend.post_processor = processors.TemplateProcessing(
+        single=[cls, "$A", sep], special_tokens=[(cls, cls_id), (sep, sep_id)]
+    )
+
+
+def _wrap(backend: tokenizers.Tokenizer, config: dict[str, Any], source: str) -> Tokenizer:
+    """Find the special pieces: what frames an empty text, then the config, then the usual names."""
+    backend.no_padding()
+    model = json.loads(backend.to_str())["model"]
+    found: dict[str, int | None] = {"unk_token": model.get("unk_id")}
+    frame = backend.encode("").ids
+    if len(frame) == 2:
+        found["cls_token"], found["sep_token"] = frame
+    for kind, usual in _USUAL.items():
+        named = config.get(kind)
+        own = model.get(kind), named["content"] if isinstance(named, dict) else named
+        numbers = (backend.token_to_id(piece) for piece in (*own, *usual) if piece)
+        if found.get(kind) is None:
+            found[kind] = next((number for number in numbers if number is not None), None)
+        if found[kind] is None:
+            raise ValueError(
+                f"{source}: the tokenizer has no {kind}: expected one of {', '.join(usual)}, "
+                "or its name in tokenizer_config.json"
+            )
+    return Tokenizer(backend, *(found[kind] for kind in _USUAL))
+
+
+def _load_with_transformers(name: str) -> Tokenizer:
+    """A hub name, or a folder whose tokenizer has to be converted first; never remote code."""
+    wanted = "expected a folder with tokenizer.json or vocab.txt, such a file, or a name on the hub"
+    if not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
+        raise FileNotFoundError(f"tokenizer {name!r}: no such file or folder; {wanted}")
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise OSError(
+            f"tokenizer {name!r} is not a local file, and loading it from the hub needs "
+            'transformers: pip install "xdistil_jax[train]"'
+        ) from error
+    try:
+        fast = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises what its many readers raise
+        raise OSError(
+            f"tokenizer {name!r}: not found here, and transformers couldn't load it from the hub; "
+            f"{wanted}. It said: {str(error).splitlines()[0]}"
+        ) from error
+    if not fast.is_fast:
+        raise ValueError(
+            f"tokenizer {name!r} has no fast version: expected one with tokenizer.json"
+        )
+    config = {kind: str(piece) for kind in _USUAL if (piece := getattr(fast, kind)) is not None}
+    return _wrap(fast.backend_tokenizer, config, name)

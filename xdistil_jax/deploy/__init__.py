@@ -1,0 +1,1 @@
+"""What leaves the building: the bundle and its tagger. Imports no jax."""

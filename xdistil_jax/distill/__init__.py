@@ -1,0 +1,1 @@
+"""Stages, losses, the train step and the loop around it."""

@@ -1,0 +1,140 @@
+"""Figures while training: dev F1 by language inside jit, and the loss on held-out transfer text."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int, PyTree
+
+from xdistil_jax.data.batches import Buckets, whole_rows
+from xdistil_jax.data.encode import EncodedStore
+from xdistil_jax.distill.feed import Feeder, Streams, pieces
+from xdistil_jax.distill.stages import Loss
+from xdistil_jax.distill.step import Feed, Model, loss_call, predict_call
+from xdistil_jax.labels import TagSet
+from xdistil_jax.models.functional import Spec
+from xdistil_jax.scoring import SpanCounts, language_mean, span_counts
+from xdistil_jax.sharding import place_batch, replicate
+from xdistil_jax.types import Mean, Params
+
+
+class TaggedSet(NamedTuple):
+    """Tagged text on the devices, ready to be scored: feeds, and a flat array of its W words.
+
+    A sentence cut into windows is put together again: each word takes its tag from the row that
+    owns it, so scores don't depend on the maximum length.
+    """
+
+    feeds: tuple[tuple[Feed, Int[Array, "K B T"]], ...]
+    gold: Int[Array, "W"]
+    first: Bool[Array, "W"]
+    language: Int[Array, "W"]
+    languages: tuple[str, ...]
+    tagset: TagSet
+    mesh: Mesh
+
+
+def tagged_set(
+    store: EncodedStore, buckets: Buckets, tagset: TagSet, mesh: Mesh, *, steps: int
+) -> TaggedSet:
+    """Place every row of ``store`` on the devices for scoring."""
+    words = int(store.word_counts.sum())
+    row_of = np.repeat(np.arange(store.rows), store.lengths)
+    owned = (store.word >= 0) & store.owned
+    slot = np.where(owned, store.word_offsets[store.sentence[row_of]] + store.word, words)
+    gold = np.zeros(words, np.int32)
+    gold[slot[owned]] = store.labels[owned]
+    first = np.zeros(words, bool)
+    first[store.word_offsets[:-1][store.word_counts > 0]] = True
+    language = np.zeros(words, np.int32)
+    language[slot[owned]] = store.language[row_of[owned]]
+    feeder = Feeder(store, buckets, None, mesh, steps)
+    feeds = []
+    for call in whole_rows(buckets, np.arange(store.rows), store.lengths, steps):
+        feed, _ = feeder.feed(call, np.ones(call.rows.shape[1], bool))
+        index, real = pieces(store, feeder.filled(call), buckets.widths[call.bucket])
+        slots = np.where(real, slot[index], words).astype(np.int32)
+        feeds.append((feed, place_batch(slots, mesh, leading=1)))
+    flat = replicate(tuple(jnp.asarray(a) for a in (gold, first, language)), mesh)
+    return TaggedSet(tuple(feeds), *flat, store.languages, tagset, mesh)
+
+
+def predict(student: Spec, dtype: str, params: Params, tagged: TaggedSet) -> Int[Array, "W"]:
+    """The tag number of every word."""
+    run = predict_call(student, dtype, tagged.mesh)
+    flat = jnp.zeros_like(tagged.gold)
+    for feed, slots in tagged.feeds:
+        flat = run(params, flat, feed, slots)
+    return flat
+
+
+@partial(jax.jit, static_argnames=("tagset", "groups"))
+def _counts(
+    flat: Int[Array, "W"],
+    gold: Int[Array, "W"],
+    first: Bool[Array, "W"],
+    language: Int[Array, "W"],
+    tagset: TagSet,
+    groups: int,
+) -> SpanCounts:
+    begins, kinds = jnp.asarray(tagset.begins), jnp.asarray(tagset.kinds)
+    return span_counts(flat, gold, first, language, begins, kinds, groups=groups)
+
+
+def dev_f1(student: Spec, dtype: str, params: Params, tagged: TaggedSet) -> float:
+    """The language mean of F1, from 0 to 1, from exact span counts made inside jit."""
+    flat = predict(student, dtype, params, tagged)
+    counts = _counts(
+        flat, tagged.gold, tagged.first, tagged.language, tagged.tagset, len(tagged.languages)
+    )
+    return float(language_mean(counts))
+
+
+def tags_by_sentence(
+    flat: Int[Array, "W"], store: EncodedStore, tagset: TagSet
+) -> list[tuple[str, ...]]:
+    """Predicted tags of each sentence of ``store``, in its order."""
+    numbers = np.asarray(flat)
+    bounds = store.word_offsets
+    return [tagset.decode(numbers[a:b]) for a, b in pairwise(bounds)]
+
+
+class HeldOut(NamedTuple):
+    """Transfer sentences that no stage trains on, with what the teacher says of them."""
+
+    feeds: tuple[Feed, ...]
+
+    @classmethod
+    def of(
+        cls,
+        store: EncodedStore,
+        rows: Int[np.ndarray, "N"],
+        buckets: Buckets,
+        teacher: Streams,
+        mesh: Mesh,
+        *,
+        steps: int,
+    ) -> "HeldOut":
+        """Place ``rows`` and their targets on the devices."""
+        feeder = Feeder(store, buckets, teacher, mesh, steps)
+        calls = whole_rows(buckets, rows, store.lengths[rows], steps)
+        feeds = (feeder.feed(call, np.zeros(call.rows.shape[1], bool))[0] for call in calls)
+        return cls(tuple(feeds))
+
+    def means(
+        self, model: Model, losses: Sequence[Loss], params: Params, arrays: PyTree
+    ) -> dict[str, float]:
+        """The mean of each loss over the held-out pieces; cross-entropy has no labels there."""
+        names = tuple(name for name in losses if name != "ce")
+        run = loss_call(model, names)
+        totals: list[Mean] = []
+        for feed in self.feeds:
+            now = run(params, arrays, feed)
+            totals = [a.merge(b) for a, b in zip(totals, now, strict=True)] if totals else list(now)
+        values = [float(mean.compute()) for mean in totals]
+        return dict(zip(names, values, strict=True))

@@ -1,0 +1,92 @@
+"""Rows -> batches on the devices: gathering, masks, and what the teacher says of them."""
+
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int, PyTree
+
+from xdistil_jax.data.batches import SHARDS, Buckets, Call
+from xdistil_jax.data.encode import EncodedStore
+from xdistil_jax.distill.step import Feed
+from xdistil_jax.sharding import place_batch, replicate
+from xdistil_jax.types import Batch
+
+
+class Streams(Protocol):
+    """The part of a teacher that travels with the batch (see ``teacher.source.Teacher``)."""
+
+    def stream(self, rows: Int[np.ndarray, "K B"], width: int) -> PyTree: ...
+
+
+def pieces(
+    store: EncodedStore, rows: Int[np.ndarray, "K B"], width: int
+) -> tuple[Int[np.ndarray, "K B T"], Bool[np.ndarray, "K B T"]]:
+    """(place of each piece in the store's flat arrays, is it real); -1 is a row without pieces."""
+    lengths = np.where(rows >= 0, store.lengths[rows], 0)
+    place = np.arange(width)
+    real = place < lengths[..., None]
+    return np.where(real, store.offsets[rows][..., None] + place, 0), real
+
+
+def collate(
+    store: EncodedStore,
+    rows: Int[np.ndarray, "K B"],
+    width: int,
+    labelled: Bool[np.ndarray, "B"],
+) -> Batch:
+    """Gather ``rows`` (-1: empty) into a Batch of NumPy arrays [K, B, T] and [K, B].
+
+    Where ``labelled`` holds, a row counts for cross-entropy; elsewhere for representations (every
+    real piece) and logits (first pieces that the row owns).
+    """
+    index, real = pieces(store, rows, width)
+    first = real & (store.word[index] >= 0) & store.owned[index]
+    labels = np.where(first, store.labels[index], -1).astype(np.int32)
+    role = labelled[None, :, None]
+    return Batch(
+        rows=rows.astype(np.int32),
+        tokens=np.where(real, store.tokens[index], 0).astype(np.int32),
+        lengths=real.sum(-1, dtype=np.int32),
+        word_start=first,
+        labels=labels,
+        label_mask=role & (labels >= 0),
+        repr_mask=~role & real,
+        logit_mask=~role & first,
+    )
+
+
+class Feeder(NamedTuple):
+    """Turns calls into feeds of a fixed number of steps, placed on the mesh."""
+
+    store: EncodedStore
+    buckets: Buckets
+    teacher: Streams | None
+    mesh: Mesh
+    steps: int
+
+    def filled(self, call: Call) -> Int[np.ndarray, "K B"]:
+        """The rows of ``call``, filled up with -1 to the fixed number of steps."""
+        rows = np.full((self.steps, call.rows.shape[1]), -1, np.int64)
+        rows[: len(call.rows)] = call.rows
+        return rows
+
+    def feed(self, call: Call, labelled: Bool[np.ndarray, "B"]) -> tuple[Feed, int]:
+        """(the call's batches on the devices, filled up to ``steps``; its real pieces).
+
+        Raises:
+            ValueError: if the mesh's data axis doesn't divide the logical shards.
+        """
+        if SHARDS % self.mesh.shape["data"]:
+            raise ValueError(
+                f"a data axis of {self.mesh.shape['data']} devices does not divide the {SHARDS} "
+                "logical shards: use 1, 2, 4, 8 or 16"
+            )
+        width = self.buckets.widths[call.bucket]
+        rows = self.filled(call)
+        batch = collate(self.store, rows, width, labelled)
+        streamed = () if self.teacher is None else self.teacher.stream(rows, width)
+        count = replicate(jnp.asarray(len(call.rows), jnp.int32), self.mesh)
+        feed = Feed(*place_batch((batch, streamed), self.mesh, leading=1), count)
+        return feed, int(batch.lengths.sum())

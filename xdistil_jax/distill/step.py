@@ -1,0 +1,261 @@
+"""The train step as a pure function: (program, state, batch, hparams) -> (state, metrics).
+
+What decides the executable is static and hashable; every number is traced, so changing a learning
+rate or a loss weight never recompiles. Parameters are split before they are differentiated: frozen
+ones get no gradient, no moments, no share in the clipping norm, and stay bit-identical.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PyTree
+
+from xdistil_jax import trees
+from xdistil_jax.distill.losses import LOSSES
+from xdistil_jax.distill.stages import Decay, Loss, Program, Stage
+from xdistil_jax.models.functional import Spec, build
+from xdistil_jax.sharding import replicated
+from xdistil_jax.types import Batch, EncoderOutput, Mean, Params
+
+Lookup = Callable[[PyTree, PyTree, Batch], EncoderOutput]
+
+
+class HParams(NamedTuple):
+    """The numbers of a stage, all traced: weights [terms], then scalars (steps, rates)."""
+
+    weights: Float[Array, "terms"]
+    peak: Float[Array, ""]
+    warmup: Float[Array, ""]
+    total: Float[Array, ""]
+    floor: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    clip: Float[Array, ""]
+
+
+class TrainState(NamedTuple):
+    """What a step reads and returns; ``trainable`` has None where ``frozen`` has a leaf."""
+
+    trainable: Params
+    frozen: Params
+    opt_state: PyTree
+    step: Int[Array, ""]
+    key: Array
+
+
+class Feed(NamedTuple):
+    """Up to K batches of one bucket: leaves [K, B, …]; only the first ``count`` are real."""
+
+    batch: Batch
+    streamed: PyTree
+    count: Int[Array, ""]
+
+
+class CallMetrics(NamedTuple):
+    """What a call tells: a mean for each loss over its steps, and the last learning rate."""
+
+    means: tuple[Mean, ...]
+    learning_rate: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+class Model(NamedTuple):
+    """What else decides the executable: student, how the teacher is read, compute dtype, mesh."""
+
+    student: Spec
+    lookup: Lookup | None
+    dtype: str
+    mesh: Mesh
+
+
+def hparams(stage: Stage, total: int) -> HParams:
+    """The numbers of ``stage`` when it lasts ``total`` steps."""
+    schedule = stage.schedule
+    scalars = (schedule.peak, max(1.0, schedule.warmup * total), total, schedule.floor)
+    scalars += (schedule.weight_decay, schedule.clip)
+    weights = jnp.asarray([term.weight for term in stage.terms], jnp.float32)
+    return HParams(weights, *(jnp.asarray(value, jnp.float32) for value in scalars))
+
+
+def learning_rate(step: Int[Array, ""], h: HParams, decay: Decay) -> Float[Array, ""]:
+    """Linear warm-up to the peak, then cosine or linear decay to the floor at the last step."""
+    done = step.astype(jnp.float32)
+    warm = jnp.minimum(1.0, (done + 1) / h.warmup)
+    progress = jnp.clip((done - h.warmup) / jnp.maximum(h.total - h.warmup, 1), 0.0, 1.0)
+    if decay == "cosine":
+        share = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    elif decay == "linear":
+        share = 1 - progress
+    else:
+        share = jnp.ones(())
+    return warm * (h.floor + (h.peak - h.floor) * share)
+
+
+def optimiser(h: HParams) -> optax.GradientTransformation:
+    """AdamW without its learning rate; the clipping norm is over trainable gradients only."""
+    return optax.chain(
+        optax.clip_by_global_norm(h.clip),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(
+            h.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+        ),
+    )
+
+
+def start_state(
+    params: Params, program: Program, key: Array, h: HParams, *, carried: PyTree = None
+) -> TrainState:
+    """Split ``params`` by the program's patterns; fresh moments, or carried ones.
+
+    ``carried`` is the ``opt_state`` of the stage before: leaves that it has keep their moments.
+
+    Raises:
+        trees.PatternError: for a pattern that matches no parameter.
+    """
+    trainable, frozen = trees.partition(params, trees.mask(params, program.trainable))
+    # The step donates its state, so it must own every buffer that goes in.
+    trainable, frozen = jax.tree.map(jnp.copy, (trainable, frozen))
+    opt_state = optimiser(h).init(trainable)
+    if carried is not None:
+        opt_state = _carry(opt_state, carried)
+    return TrainState(trainable, frozen, opt_state, jnp.zeros((), jnp.int32), key)
+
+
+def _carry(fresh: PyTree, before: PyTree) -> PyTree:
+    """Moments of ``before`` for the leaves that it has; the step count goes on for all."""
+    old, new = (
+        next(s for s in t if isinstance(s, optax.ScaleByAdamState)) for t in (before, fresh)
+    )
+
+    def take(name: str) -> Params:
+        known = dict(trees.leaves(getattr(old, name)))
+        flat = {path: known.get(path, leaf) for path, leaf in trees.leaves(getattr(new, name))}
+        zeros = getattr(new, name)
+        return trees.combine(trees.unflatten(flat), zeros)
+
+    carried = new._replace(count=jnp.copy(old.count), mu=take("mu"), nu=take("nu"))
+    return tuple(carried if isinstance(s, optax.ScaleByAdamState) else s for s in fresh)
+
+
+def merged(state: TrainState) -> Params:
+    """All parameters of a state."""
+    return trees.combine(state.trainable, state.frozen)
+
+
+def train_step(
+    model: Model,
+    program: Program,
+    state: TrainState,
+    arrays: PyTree,
+    batch: Batch,
+    streamed: PyTree,
+    h: HParams,
+) -> tuple[TrainState, CallMetrics]:
+    """One update. The loss is Σ wᵢ · total ᵢ / countᵢ over the program's terms."""
+    target = None if model.lookup is None else model.lookup(arrays, streamed, batch)
+    student = build(model.student)
+    key = jax.random.fold_in(state.key, state.step)
+
+    def objective(trainable: Params) -> tuple[Array, tuple[Mean, ...]]:
+        params = trees.combine(trainable, state.frozen)
+        output = student.apply(
+            params,
+            batch.tokens,
+            batch.lengths,
+            batch.token_types,
+            key=key,
+            dtype=jnp.dtype(model.dtype),
+        )
+        means = tuple(LOSSES[name](output, target, batch) for name in program.losses)
+        return sum(w * mean.compute() for w, mean in zip(h.weights, means, strict=True)), means
+
+    gradient, means = jax.grad(objective, has_aux=True)(state.trainable)
+    updates, opt_state = optimiser(h).update(gradient, state.opt_state, state.trainable)
+    rate = learning_rate(state.step, h, program.decay)
+    trainable = jax.tree.map(lambda p, u: p - rate * u, state.trainable, updates)
+    metrics = CallMetrics(means, rate, optax.global_norm(gradient))
+    return state._replace(trainable=trainable, opt_state=opt_state, step=state.step + 1), metrics
+
+
+@lru_cache(maxsize=256)
+def train_call(model: Model, program: Program) -> Callable[..., tuple[TrainState, CallMetrics]]:
+    """(state, arrays, feed, hparams) -> (state, metrics), jitted: ``feed.count`` steps in one call.
+
+    The same function for equal arguments, so equal programs compile once for each bucket and K.
+    The state is donated.
+    """
+
+    def call(state: TrainState, arrays: PyTree, feed: Feed, h: HParams) -> Any:
+        frozen, key = state.frozen, state.key
+
+        def body(i: Array, carry: tuple[TrainState, CallMetrics]) -> tuple[TrainState, CallMetrics]:
+            # Only what changes is carried round the loop.
+            moving, so_far = carry
+            batch, streamed = _at((feed.batch, feed.streamed), i)
+            full = moving._replace(frozen=frozen, key=key)
+            after, now = train_step(model, program, full, arrays, batch, streamed, h)
+            means = tuple(a.merge(b) for a, b in zip(so_far.means, now.means, strict=True))
+            return after._replace(frozen=None, key=None), now._replace(means=means)
+
+        zero = jnp.zeros((), jnp.float32)
+        nothing = CallMetrics(tuple(Mean(zero, zero) for _ in program.losses), zero, zero)
+        moving = state._replace(frozen=None, key=None)
+        moving, metrics = jax.lax.fori_loop(0, feed.count, body, (moving, nothing))
+        return moving._replace(frozen=frozen, key=key), metrics
+
+    return jax.jit(call, donate_argnums=0, out_shardings=replicated(model.mesh))
+
+
+def _at(tree: PyTree, i: Int[Array, ""]) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
+
+
+@lru_cache(maxsize=64)
+def loss_call(model: Model, losses: tuple[Loss, ...]) -> Callable[..., tuple[Mean, ...]]:
+    """(params, arrays, feed) -> a mean for each loss, jitted, without dropout."""
+
+    def call(params: Mapping[str, Any], arrays: PyTree, feed: Feed) -> tuple[Mean, ...]:
+        def body(i: Array, so_far: tuple[Mean, ...]) -> tuple[Mean, ...]:
+            batch, streamed = _at((feed.batch, feed.streamed), i)
+            output = _forward(model, params, batch)
+            target = None if model.lookup is None else model.lookup(arrays, streamed, batch)
+            return tuple(
+                mean.merge(LOSSES[name](output, target, batch))
+                for mean, name in zip(so_far, losses, strict=True)
+            )
+
+        zero = Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+        return jax.lax.fori_loop(0, feed.count, body, (zero,) * len(losses))
+
+    return jax.jit(call, out_shardings=replicated(model.mesh))
+
+
+@lru_cache(maxsize=64)
+def predict_call(student: Spec, dtype: str, mesh: Mesh) -> Callable[..., Int[Array, "W"]]:
+    """(params, flat [W], feed, slots [K B T]) -> flat, with the best tag of each piece at its slot.
+
+    ``slots`` is the number of the word that a piece stands for, or W where it stands for none.
+    """
+    model = Model(student, None, dtype, mesh)
+
+    def call(
+        params: Params, flat: Int[Array, "W"], feed: Feed, slots: Int[Array, "K B T"]
+    ) -> Int[Array, "W"]:
+        def body(i: Array, flat: Int[Array, "W"]) -> Int[Array, "W"]:
+            batch, slot = _at((feed.batch, slots), i)
+            tags = jnp.argmax(_forward(model, params, batch).logits, axis=-1)
+            return flat.at[slot.reshape(-1)].set(tags.reshape(-1).astype(flat.dtype), mode="drop")
+
+        return jax.lax.fori_loop(0, feed.count, body, flat)
+
+    return jax.jit(call, out_shardings=replicated(mesh))
+
+
+def _forward(model: Model, params: Mapping[str, Any], batch: Batch) -> EncoderOutput:
+    return build(model.student).apply(
+        params, batch.tokens, batch.lengths, batch.token_types, dtype=jnp.dtype(model.dtype)
+    )

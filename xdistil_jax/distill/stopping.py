@@ -1,0 +1,30 @@
+"""Patience and best-so-far as a pure function of the figures seen."""
+
+from typing import NamedTuple
+
+
+class Stopping(NamedTuple):
+    """What the evaluations of a stage have shown. ``best`` is a score: higher is better."""
+
+    best: float = float("-inf")
+    best_step: int = -1
+    since: int = 0
+
+    def observe(self, score: float, step: int) -> "Stopping":
+        """The state after one more evaluation; a tie, or NaN, keeps the earlier best."""
+        if score > self.best:
+            return Stopping(score, step, 0)
+        return self._replace(since=self.since + 1)
+
+    def improved(self, step: int) -> bool:
+        """Was the evaluation at ``step`` the best so far?"""
+        return self.best_step == step
+
+    def exhausted(self, patience: int) -> bool:
+        """Have ``patience`` evaluations passed without a better one?"""
+        return self.since >= patience
+
+
+def score(watched: str, value: float) -> float:
+    """Losses count downwards, F1 upwards."""
+    return -value if watched.endswith("loss") else value

@@ -1,0 +1,180 @@
+"""Experiment = data + teacher + student + plan + run: all that a run needs, as frozen values.
+
+``pipeline.run(experiment)`` does the work; every step of it is found again by the hash of what it
+was made from, so a repeated or killed run goes on where it stopped.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from xdistil_jax.data.corpus import DataSpec
+from xdistil_jax.distill.stages import Schedule, Stage, StopRule
+from xdistil_jax.distill.strategies import Recipe, Tuning, plan
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The teacher: a checkpoint to fine-tune, or sizes to train from scratch.
+
+    ``checkpoint`` is a local Hugging Face folder or a hub name; empty trains one from scratch of
+    the given sizes, on a WordPiece vocabulary of ``vocab_size`` pieces that is trained on the text
+    or, with ``tokenizer`` (folder, vocabulary file or hub name), on a given one. ``layer`` is the
+    one whose states the student imitates (1 … L; 0: the last); ``fine_tune=False`` takes a
+    token-classification checkpoint as it is.
+    """
+
+    checkpoint: str = ""
+    tokenizer: str = ""
+    layer: int = 0
+    max_length: int = 128
+    fine_tune: bool = True
+    token_budget: int = 1024
+    recipe: Recipe = Recipe(
+        Schedule(peak=1e-4, warmup=0.1, decay="linear", weight_decay=0.01),
+        StopRule(epochs=3, evaluations=2, patience=6),
+    )
+    vocab_size: int = 8000
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 1024
+    dropout: float = 0.1
+    cache: str = ""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The student: sizes of the BiLSTM (section 3 of the paper), and how its embedding starts."""
+
+    embed: int = 50
+    hidden: int = 200
+    projection: Literal["gelu", "linear"] = "gelu"
+    head_on: Literal["projection", "bilstm"] = "projection"
+    dropout: float = 0.2
+    embedding: Literal["svd", "random"] = "svd"
+
+
+STUDENTS: dict[str, StudentConfig] = {
+    "tiny": StudentConfig(embed=50, hidden=200),
+    "small": StudentConfig(embed=100, hidden=200),
+    "base": StudentConfig(embed=300, hidden=600),
+}
+"""Sizes of the paper: 35× compression; the English runs of ours; its best student."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is carried out. ``temperature`` evens out the languages (1: as they are)."""
+
+    out: str = "runs"
+    seed: int = 0
+    token_budget: int = 4096
+    buckets: int = 6
+    steps_per_call: int = 16
+    temperature: float = 1.0
+    held_out: int = 1000
+    precision: Precision = "auto"
+    save_every_s: float = 60.0
+    latency: bool = True
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a run needs. ``stages`` overrides the strategy with a plan of your own."""
+
+    name: str = "experiment"
+    strategy: str = "D4.2"
+    data: DataSpec = DataSpec()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    tuning: Tuning = Tuning()
+    run: RunConfig = RunConfig()
+    stages: tuple[Stage, ...] | None = None
+
+    def plan(self) -> tuple[Stage, ...]:
+        """The stages that will run.
+
+        Raises:
+            ValueError: for an unknown strategy, with the nearest names.
+        """
+        if self.stages is not None:
+            return self.stages
+        return plan(self.strategy, ("head", "projection", "bilstm", "embed"), self.tuning)
+
+    def folder(self) -> Path:
+        """Where runs of this experiment lie."""
+        return Path(self.run.out) / self.name
+
+
+# What says where or how to work, and changes no number of the result.
+_WITHOUT_EFFECT = {"out", "save_every_s", "latency", "name", "cache"}
+
+
+def settings(value: Any) -> Any:
+    """A configuration as JSON types, without what changes no result."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value) if f.name not in _WITHOUT_EFFECT]
+        return {name: settings(getattr(value, name)) for name in names}
+    if isinstance(value, tuple | list):
+        return [settings(each) for each in value]
+    if isinstance(value, dict):
+        return {key: settings(each) for key, each in value.items()}
+    return value
+
+
+def restore(record: Any, kind: Any = Experiment) -> Any:
+    """The inverse of ``settings``; what was left out there gets its default."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: restore(value, hints[name]) for name, value in record.items()})
+    if get_origin(kind) in (Union, UnionType):
+        inner = next(each for each in get_args(kind) if each is not type(None))
+        return None if record is None else restore(record, inner)
+    if get_origin(kind) is tuple:
+        return tuple(restore(each, get_args(kind)[0]) for each in record)
+    return record
+
+
+def hash8(*values: Any) -> str:
+    """Eight hex digits of the settings of ``values``."""
+    content = json.dumps([settings(value) for value in values], sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+
+
+def student_config(name: str) -> StudentConfig:
+    """A student by name.
+
+    Raises:
+        ValueError: with the nearest name.
+    """
+    if name not in STUDENTS:
+        near = difflib.get_close_matches(name, STUDENTS, n=1, cutoff=0.0)
+        raise ValueError(f"unknown student {name!r}: did you mean {near[0]}? {', '.join(STUDENTS)}")
+    return STUDENTS[name]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that a run found.
+
+    ``dev`` and ``test`` map ``"teacher"`` and ``"student"`` to ``report.metrics.Scores`` (F1 in
+    percent); ``test`` is None unless it was asked for. ``report`` is report.json.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    dev: dict[str, Any]
+    test: dict[str, Any] | None
+
+    @property
+    def dev_f1(self) -> float:
+        """The student's mean F1 over languages on the dev set, in percent."""
+        return self.dev["student"].mean

@@ -1,0 +1,84 @@
+"""Files and folders that appear whole or not at all, and checksums. Standard library only."""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def _temporary(final: Path) -> Path:
+    """A new hidden name beside ``final``: on the same file system, so that a rename is atomic."""
+    return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the list of names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Write a file (text as UTF-8): a reader sees the old content or the new, never a part."""
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def replace_folder(temporary: str | Path, final: str | Path) -> bool:
+    """Give a finished folder its final name; False if another builder was first.
+
+    The first wins: the loser's copy is dropped. Both must be on one file system.
+    """
+    temporary, final = Path(temporary), Path(final)
+    for path in sorted(temporary.rglob("*")):
+        _sync(path)
+    _sync(temporary)
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(temporary)
+        return False
+    _sync(final.parent)
+    return True
+
+
+@contextmanager
+def atomic_folder(final: str | Path) -> Iterator[Path]:
+    """Fill the folder that is handed out; it gets the name ``final`` when the block ends well.
+
+    It is dropped if the block raises, or if another builder has finished ``final`` before.
+    """
+    final = Path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(final)
+    temporary.mkdir()
+    try:
+        yield temporary
+        replace_folder(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def checksum(path: str | Path) -> str:
+    """blake2b of a file's bytes, 32 hex digits; read in pieces, so a large file costs no memory."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

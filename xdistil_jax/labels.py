@@ -1,0 +1,116 @@
+"""Tag vocabularies, the rules of IOB2, and spans. NumPy only: a deployed student uses it too."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+OUTSIDE = "O"
+UNLABELLED = -1
+"""The label of a piece that carries no tag: inside of a word, special pieces, transfer text."""
+
+
+class Span(NamedTuple):
+    """An entity of one sentence: words ``start`` up to, but not including, ``end``."""
+
+    type: str
+    start: int
+    end: int
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """``"B-PER"`` -> ``("B", "PER")``; ``"O"`` -> ``("O", "")``.
+
+    Raises:
+        ValueError: if the tag is neither ``O`` nor of the form ``B-TYPE`` or ``I-TYPE``.
+    """
+    if tag == OUTSIDE:
+        return OUTSIDE, ""
+    prefix, dash, kind = tag.partition("-")
+    if prefix not in ("B", "I") or not dash or not kind:
+        raise ValueError(f"tag {tag!r} is not IOB2: expected O, B-TYPE or I-TYPE")
+    return prefix, kind
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """The entities of one sentence, read as conlleval and seqeval's default mode read them.
+
+    A stray I- (after O, after another type, or at the start) opens an entity.
+    """
+    found: list[Span] = []
+    start, open_type = 0, ""
+    for position, tag in enumerate([*tags, OUTSIDE]):
+        prefix, kind = split_tag(tag)
+        if open_type and (prefix != "I" or kind != open_type):
+            found.append(Span(open_type, start, position))
+            open_type = ""
+        if kind and not open_type:
+            start, open_type = position, kind
+    return found
+
+
+def repair(tags: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """IOB1 or stray I- tags -> valid IOB2, and how many tags that changed.
+
+    An I- that doesn't go on with the entity before it becomes a B-.
+    """
+    fixed: list[str] = []
+    changed = 0
+    before = ""
+    for tag in tags:
+        prefix, kind = split_tag(tag)
+        if prefix == "I" and kind != before:
+            tag = f"B-{kind}"
+            changed += 1
+        fixed.append(tag)
+        before = kind
+    return tuple(fixed), changed
+
+
+@dataclass(frozen=True)
+class TagSet:
+    """An IOB2 vocabulary. ``tags[0]`` is ``O``; then B-TYPE, I-TYPE for each type in order."""
+
+    types: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tags: Iterable[str]) -> "TagSet":
+        """The vocabulary of the types that occur in ``tags``, in alphabetical order."""
+        return cls(tuple(sorted({split_tag(tag)[1] for tag in tags} - {""})))
+
+    @cached_property
+    def tags(self) -> tuple[str, ...]:
+        pairs = (f"{prefix}-{kind}" for kind in self.types for prefix in ("B", "I"))
+        return (OUTSIDE, *pairs)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {tag: number for number, tag in enumerate(self.tags)}
+
+    @cached_property
+    def begins(self) -> np.ndarray:
+        """bool [C]: is this tag a B-?"""
+        return np.array([tag.startswith("B-") for tag in self.tags])
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """int32 [C]: number of the tag's type, -1 for O."""
+        numbers = {kind: number for number, kind in enumerate(self.types)}
+        return np.array([numbers.get(split_tag(tag)[1], -1) for tag in self.tags], np.int32)
+
+    def __len__(self) -> int:
+        return len(self.tags)
+
+    def encode(self, tags: Sequence[str]) -> np.ndarray:
+        """Tags -> int8 [N].
+
+        Raises:
+            KeyError: naming the first tag that is not in the vocabulary.
+        """
+        return np.array([self.index[tag] for tag in tags], np.int8)
+
+    def decode(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        """int [N] -> tags."""
+        return tuple(self.tags[number] for number in numbers)

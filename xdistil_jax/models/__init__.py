@@ -1,0 +1,1 @@
+"""Teachers and students as pure functions over parameter dicts, and their checkpoints."""

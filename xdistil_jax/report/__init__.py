@@ -1,0 +1,1 @@
+"""Figures, latency, and where they are written."""

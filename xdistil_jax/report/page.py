@@ -1,0 +1,276 @@
+"""The report as text: a table for the terminal, a Markdown page; pure functions of figures."""
+
+import json
+import platform
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from itertools import chain
+from typing import Any, NamedTuple
+
+from xdistil_jax.report.metrics import Figures, Scores
+
+Line = list[str]
+
+_LABEL_WIDTH = 24
+_WIDTH = 98
+_MODELS_SIDE_BY_SIDE = 5
+_NONE = "—"
+_REQUIRED = ("title", "split", "test_readings", "seed", "models", "configuration", "versions")
+_PACKAGES = (
+    *("xdistil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers"),
+    *("transformers", "datasets", "seqeval", "safetensors", "tensorboardX", "Faker", "Babel"),
+)
+
+
+class Row(NamedTuple):
+    """One model of the table: a column there, as there are 41 languages and few models.
+
+    ``unseen`` scores the sentences that occur in neither train nor transfer. ``kept`` is in
+    percent; ``compression`` and the speed-ups: how many times smaller and faster than the teacher.
+    """
+
+    name: str
+    scores: Scores
+    unseen: Scores | None
+    parameters: int
+    compression: float | None
+    kept: float | None
+    speedup_batch: float | None
+    speedup_one: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        unseen = None if self.unseen is None else self.unseen.to_json()
+        return self._asdict() | {"scores": self.scores.to_json(), "unseen": unseen}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Row":
+        """The inverse of ``to_json``."""
+        unseen = None if record["unseen"] is None else Scores.from_json(record["unseen"])
+        scores = Scores.from_json(record["scores"])
+        return cls(**{**record, "scores": scores, "unseen": unseen})
+
+
+def compose(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    split: str,
+    test_readings: int,
+    seed: int,
+    configuration: Mapping[str, Any],
+    versions: Mapping[str, Any],
+    latency: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The report as a dict of JSON types, for ``report.json`` and ``render``.
+
+    ``test_readings`` counts how often the test set was read so far, ``latency`` is what
+    ``bench.models_latency`` gives, ``notes`` are sentences for the top of the page.
+    """
+    return {
+        "title": title,
+        "split": split,
+        "test_readings": test_readings,
+        "seed": seed,
+        "models": [row.to_json() for row in rows],
+        "latency": None if latency is None else dict(latency),
+        "configuration": dict(configuration),
+        "versions": dict(versions),
+        "notes": list(notes),
+    }
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f}"
+
+
+def _times(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f}×"
+
+
+def _spread(scores: Scores) -> str:
+    return _NONE if scores.mean is None else f"{scores.mean:.1f} ± {scores.std:.1f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f}M" if count >= 100_000 else f"{count:,}"
+
+
+def _languages(scores: Sequence[Scores | None]) -> list[Line]:
+    known = [each for each in scores if each is not None]
+    names = sorted(set(chain.from_iterable(each.languages for each in known)))
+    return [[name, *(_percent(_f1_of(each, name)) for each in scores)] for name in names]
+
+
+def _f1_of(scores: Scores | None, language: str) -> float | None:
+    figures = scores.languages.get(language) if scores else None
+    return figures.f1 if figures else None
+
+
+def _summary(rows: Sequence[Row]) -> list[Line]:
+    return [
+        ["mean ± std", *(_spread(row.scores) for row in rows)],
+        ["micro-F1", *(_percent(row.scores.micro.f1) for row in rows)],
+        ["% of teacher's F1 kept", *(_percent(row.kept) for row in rows)],
+        ["parameters", *(_size(row.parameters) for row in rows)],
+        ["compression", *(_times(row.compression) for row in rows)],
+        ["latency ratio, batch 32", *(_times(row.speedup_batch) for row in rows)],
+        ["latency ratio, batch 1", *(_times(row.speedup_one) for row in rows)],
+    ]
+
+
+def _unseen(rows: Sequence[Row]) -> list[Line]:
+    """Summary on sentences that occur in neither train nor transfer; nothing if not measured."""
+    if all(row.unseen is None for row in rows):
+        return []
+    found = [row.unseen for row in rows]
+    return [
+        ["unseen: mean ± std", *(_spread(each) if each else _NONE for each in found)],
+        ["unseen: micro-F1", *(_percent(each.micro.f1 if each else None) for each in found)],
+        [
+            "unseen: sentences",
+            *(f"{sum(each.sentences.values()):,}" if each else _NONE for each in found),
+        ],
+    ]
+
+
+def _undefined(scores: Sequence[Scores | None]) -> str:
+    names = sorted(set(chain.from_iterable(each.undefined for each in scores if each)))
+    if not names:
+        return ""
+    return f"No gold entity, so no F1 and no part in the mean: {', '.join(names)}."
+
+
+def _wrap(text: str, width: int = _WIDTH) -> str:
+    return textwrap.fill(text, width)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """F1 by language for the terminal, languages down and models across, under 100 columns."""
+    if len(rows) > _MODELS_SIDE_BY_SIDE:
+        cut = _MODELS_SIDE_BY_SIDE
+        return f"{table(rows[:cut])}\n\n{table(rows[cut:])}"
+    width = (_WIDTH - _LABEL_WIDTH) // max(len(rows), 1) - 2
+    names = [row.name if len(row.name) <= width else f"{row.name[: width - 1]}…" for row in rows]
+    width = max([12, *map(len, names)])
+
+    def line(cells: Line) -> str:
+        return cells[0][:_LABEL_WIDTH].ljust(_LABEL_WIDTH) + "".join(
+            f"  {cell:>{width}}" for cell in cells[1:]
+        )
+
+    rule = "-" * (_LABEL_WIDTH + len(rows) * (width + 2))
+    lines = [line(["F1", *names]), rule]
+    lines += [line(cells) for cells in _languages([row.scores for row in rows])]
+    for block in (_summary(rows), _unseen(rows)):
+        lines += [rule, *map(line, block)] if block else []
+    undefined = _undefined([row.scores for row in rows])
+    return "\n".join([*lines, *([_wrap(undefined)] if undefined else [])])
+
+
+def _markdown(header: Line, lines: Sequence[Line]) -> str:
+    """A Markdown table: the first column to the left, figures to the right."""
+
+    def row(cells: Line) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|---|" + "---:|" * (len(header) - 1)
+    return "\n".join([row(header), rule, *map(row, lines)])
+
+
+def _details(row: Row) -> str:
+    """Precision, recall and strict F1 of one model, by language and by type."""
+
+    def line(name: str, figures: Figures, sentences: str) -> Line:
+        values = (figures.precision, figures.recall, figures.f1, figures.strict_f1)
+        return [name, *map(_percent, values), f"{figures.support:,}", sentences]
+
+    scores = row.scores
+    lines = [
+        line(name, figures, f"{scores.sentences[name]:,}")
+        for name, figures in scores.languages.items()
+    ]
+    lines.append(line("all (micro)", scores.micro, f"{sum(scores.sentences.values()):,}"))
+    lines += [line(f"type {name}", figures, "") for name, figures in scores.types.items()]
+    header = ["", "precision", "recall", "F1", "strict F1", "entities", "sentences"]
+    return f"### {row.name}\n\n{_markdown(header, lines)}"
+
+
+def _latency(latency: Mapping[str, Any]) -> str:
+    lines = [
+        [
+            shape,
+            *(
+                f"{each[who][field]:.2f}"
+                for who in ("teacher", "student")
+                for field in ("median_ms", "p90_ms")
+            ),
+            _times(each["ratio"]),
+        ]
+        for shape, each in latency.items()
+    ]
+    header = ["batch × length", "teacher ms", "p90", "student ms", "p90", "ratio of medians"]
+    return (
+        "## Latency\n\nForward passes on the same batches, compile time excluded.\n\n"
+        + _markdown(header, lines)
+    )
+
+
+def _provenance(report: Mapping[str, Any]) -> str:
+    readings = report["test_readings"]
+    return (
+        f"Scored on the **{report['split']}** split; the test set was read {readings} "
+        f"{'time' if readings == 1 else 'times'} so far. Seed {report['seed']}. F1 in percent: "
+        "entities, word level, sentence by sentence, seqeval's default mode. The standard "
+        "deviation is that of the population of languages."
+    )
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The Markdown page of a report that ``compose`` made.
+
+    Raises:
+        ValueError: naming the fields that the report lacks.
+    """
+    missing = [field for field in _REQUIRED if field not in report]
+    if missing:
+        raise ValueError(f"report: missing {', '.join(missing)}; build it with page.compose")
+    rows = [Row.from_json(record) for record in report["models"]]
+    scores = [row.scores for row in rows]
+    unseen = [row.unseen for row in rows]
+    header = ["", *(row.name for row in rows)]
+    parts = [f"# {report['title']}", _provenance(report), *report.get("notes", ())]
+    parts += [_markdown(header, _languages(scores) + _summary(rows)), _undefined(scores)]
+    if _unseen(rows):
+        parts += [
+            "## Sentences in neither train nor transfer",
+            _markdown(header, _languages(unseen) + _unseen(rows)),
+            _undefined(unseen),
+        ]
+    if report.get("latency"):
+        parts.append(_latency(report["latency"]))
+    parts += ["## Precision, recall, strict mode", *map(_details, rows)]
+    for heading in ("configuration", "versions"):
+        text = json.dumps(report[heading], indent=2, ensure_ascii=False)
+        parts.append(f"## {heading.capitalize()}\n\n```json\n{text}\n```")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def versions() -> dict[str, Any]:
+    """Versions of Python and of the packages, the platform and the devices of this process."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found = {"python": platform.python_version(), "platform": platform.platform(), **packages}
+    try:
+        import jax
+    except ImportError:
+        return found
+    kinds = [device.device_kind for device in jax.devices()]
+    devices = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    return found | {"backend": jax.default_backend(), "devices": devices}

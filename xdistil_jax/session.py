@@ -1,0 +1,101 @@
+"""What the steps of one run share, and a model together with all that it takes to tag text."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from xdistil_jax.data.tokenizer import Tokenizer
+from xdistil_jax.distill.loop import StopFlag, Writer
+from xdistil_jax.experiment import Experiment
+from xdistil_jax.labels import TagSet
+from xdistil_jax.models.functional import Spec
+from xdistil_jax.sharding import make_mesh
+from xdistil_jax.types import Params
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A teacher or a student, ready to tag."""
+
+    spec: Spec
+    params: Params
+    tokenizer: Tokenizer
+    tagset: TagSet
+    max_length: int
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run under way: where, on what, in which precision, and whom to tell."""
+
+    experiment: Experiment
+    mesh: Mesh
+    dtype: str
+    say: Say
+    stop: StopFlag
+    progress: Writer | None
+    only: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls,
+        experiment: Experiment,
+        *,
+        say: Say = lambda message: None,
+        progress: Writer | None = None,
+        stop: StopFlag | None = None,
+        only: str | Path | None = None,
+    ) -> "Session":
+        """A session on all devices; bf16 compute on accelerators unless told otherwise."""
+        precision: str = experiment.run.precision
+        if precision == "auto":
+            precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return cls(
+            experiment,
+            make_mesh(),
+            precision,
+            say,
+            stop or StopFlag(),
+            progress,
+            only and Path(only),
+        )
+
+    def refuse_other(self, folder: Path) -> None:
+        """Hold a session that is about one folder to that folder.
+
+        Raises:
+            ValueError: if ``folder`` is another one.
+        """
+        if self.only is not None and folder.resolve() != self.only.resolve():
+            raise ValueError(
+                f"{self.only} can't be found again: its data or settings have changed since, and "
+                f"would now give {folder}. Run the experiment anew, or put the data back"
+            )
+
+    @property
+    def encoded(self) -> Path:
+        """Encoded text, by its hash, shared by all experiments."""
+        return Path(self.experiment.run.out) / "encoded"
+
+    @property
+    def caches(self) -> Path:
+        """Teacher caches, by their hash, shared by all experiments."""
+        return Path(self.experiment.run.out) / "cache"
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the block's seconds to ``step``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - start

@@ -1,0 +1,70 @@
+"""Meshes and placement: one code path from a laptop's single device to a pod.
+
+A mesh is always there, with the axes ``data`` and ``model``; on a laptop it has one device.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from xdistil_jax import trees
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None, *, model: int = 1) -> Mesh:
+    """A mesh (data, model) over ``devices`` (all by default).
+
+    Raises:
+        ValueError: if the devices don't divide into the model axis.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    data, rest = divmod(len(devices), model)
+    if rest:
+        raise ValueError(f"{len(devices)} devices do not divide into a model axis of {model}")
+    # jax.make_mesh defaults to Explicit axes, which would put sharding into every type.
+    return jax.make_mesh(
+        (data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
+    """Rows over ``data``; ``leading`` axes before them (steps of one call) are not split."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, "data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Place every leaf of ``tree`` whole on every device of ``mesh``."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def place_batch(tree: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
+    """Host arrays -> global arrays whose rows are split over ``data``.
+
+    Every process passes the rows of its own devices; on one process that is all of them.
+    """
+    sharding = batch_sharding(mesh, leading=leading)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
+    )
+
+
+def by_rules(
+    params: Mapping[str, Any], rules: Mapping[str, PartitionSpec], mesh: Mesh
+) -> dict[str, Any]:
+    """A tree of shardings from rules (pattern -> spec) that cover every parameter exactly once.
+
+    Raises:
+        trees.PatternError: see ``trees.assign``.
+    """
+    covered = trees.assign(params, tuple(rules))
+    return trees.unflatten(
+        {path: NamedSharding(mesh, rules[pattern]) for path, pattern in covered.items()}
+    )

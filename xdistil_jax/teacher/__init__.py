@@ -1,0 +1,1 @@
+"""Teachers as the train step sees them: cached once, or run online."""

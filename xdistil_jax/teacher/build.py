@@ -1,0 +1,193 @@
+"""Building a teacher cache: what it lacks is planned, computed and added, and no row twice."""
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int, Shaped
+
+from xdistil_jax import sharding
+from xdistil_jax.models.functional import Functional
+from xdistil_jax.teacher.cache import TeacherCache, bind
+from xdistil_jax.teacher.forward import Pass, Rows, Work
+from xdistil_jax.teacher.manifest import (
+    CacheSettings,
+    has_manifest,
+    label,
+    lock,
+    nearest,
+    read_manifest,
+    refuse_misfit,
+    write_manifest,
+)
+from xdistil_jax.teacher.plan import claim, cut_batches, padded_widths, write_plan
+from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
+from xdistil_jax.types import Params
+
+SHARD_BYTES = 40 << 20
+# With fewer batches the pass is over before an estimate is of use.
+_WORTH_TIMING = 8
+
+
+def build_cache(
+    root: str | Path,
+    store: Rows,
+    rows: Int[np.ndarray, "N"],
+    functional: Functional,
+    params: Params,
+    settings: CacheSettings,
+    *,
+    mesh: Mesh,
+    token_budget: int = 8192,
+    shard_bytes: int = SHARD_BYTES,
+    only: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> TeacherCache:
+    """The cache of ``settings`` in ``root``, with what it lacks of ``rows`` computed and added.
+
+    No other row is read. ``only`` is the id, or the start of it, of the one cache that will do.
+
+    Raises:
+        CacheMismatch: if ``only`` doesn't fit the settings, or a newer version wrote the cache.
+        CacheDamaged: naming a file that isn't what was written.
+        ValueError: for rows that the store hasn't, or a teacher whose states aren't finite.
+    """
+    root = Path(root)
+    folder = root / settings.id
+    if only is not None:
+        refuse_misfit(root, settings, only)
+    rows = _check_rows(store, rows, settings)
+    row_keys = keys(store.row_hashes())
+    ledger = _read(folder)
+    if has_manifest(folder) and not len(_lacking(ledger, row_keys, rows)):
+        say(f"{label(settings.id)}: found, {len(rows):,} rows")
+        return bind(ledger, settings, row_keys, rows)
+    with contextlib.ExitStack() as stack:
+        if not stack.enter_context(lock(folder)):
+            say(f"{label(settings.id)}: another process is building it; waiting")
+            stack.enter_context(lock(folder, wait=True))
+        ledger = _tidy(folder, settings)
+        if len(lacking := _lacking(ledger, row_keys, rows)):
+            # Damage is said before a long pass, not after it.
+            bind(ledger, settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
+            teacher = Pass(store, functional, sharding.replicate(params, mesh), settings, mesh)
+            works = _plan(ledger, teacher, row_keys, lacking, token_budget, shard_bytes)
+            say(_announce(root, ledger, teacher, works))
+            _fill(ledger, teacher, row_keys, works)
+        return bind(_read(folder), settings, row_keys, rows)
+
+
+def _check_rows(
+    store: Rows, rows: Int[np.ndarray, "N"], settings: CacheSettings
+) -> Int[np.ndarray, "N"]:
+    """The rows, sorted, each once."""
+    count = len(store.sentence)
+    rows = np.unique(np.asarray(rows))
+    if not len(rows) or rows.dtype.kind not in "iu" or rows[0] < 0 or rows[-1] >= count:
+        raise ValueError(f"rows: expected one or more row numbers of the store, 0 to {count - 1}")
+    if store.max_length != settings.max_length:
+        raise ValueError(
+            f"settings.max_length is {settings.max_length}, but the store was encoded with "
+            f"{store.max_length}: pass the store's"
+        )
+    return rows
+
+
+def _read(folder: Path) -> Ledger:
+    """The ledger of a cache that this version can read, or of one that isn't there yet."""
+    if has_manifest(folder):
+        read_manifest(folder)
+    return Ledger.read(folder)
+
+
+def _tidy(folder: Path, settings: CacheSettings) -> Ledger:
+    """Remove what a killed build has left unfinished; the lock is held."""
+    for unfinished in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+    write_manifest(folder, settings)
+    return _read(folder)
+
+
+def _lacking(
+    ledger: Ledger, row_keys: Shaped[np.ndarray, "R"], rows: Int[np.ndarray, "N"]
+) -> Int[np.ndarray, "M"]:
+    """One row for each text that no shard holds, sorted by key."""
+    absent = rows[locate(ledger.key, row_keys[rows]) < 0]
+    return absent[np.unique(row_keys[absent], return_index=True)[1]]
+
+
+def _plan(
+    ledger: Ledger,
+    teacher: Pass,
+    row_keys: Shaped[np.ndarray, "R"],
+    lacking: Int[np.ndarray, "M"],
+    token_budget: int,
+    shard_bytes: int,
+) -> list[Work]:
+    """The batches to compute: those of plans that were cut short, then those of a new plan."""
+    lengths, multiple = teacher.store.lengths, teacher.mesh.shape["data"]
+    widths = padded_widths(teacher.settings.max_length)
+    _, left = claim(ledger, row_keys[lacking])
+    if left.any():
+        # Longest first: should memory not do, it shows in the first batch.
+        fresh = lacking[left][np.argsort(-lengths[lacking[left]], kind="stable")]
+        cuts = cut_batches(lengths[fresh], widths, token_budget=token_budget, multiple=multiple)
+        write_plan(
+            ledger,
+            row_keys[fresh],
+            lengths[fresh],
+            cuts,
+            bytes_per_token=teacher.bytes_per_token(),
+            shard_bytes=shard_bytes,
+            token_budget=token_budget,
+        )
+        ledger = Ledger.read(ledger.folder)
+    works = []
+    for planned in claim(ledger, row_keys[lacking])[0]:
+        rows = lacking[locate(row_keys[lacking], planned.keys)]
+        # The plan's own budget: a build that goes on gives the bytes of one that ran through.
+        budget = planned.token_budget
+        for cut in cut_batches(lengths[rows], widths, token_budget=budget, multiple=multiple):
+            works.append(Work(planned.number, rows[cut.start : cut.stop], cut))
+    return works
+
+
+def _announce(root: Path, ledger: Ledger, teacher: Pass, works: list[Work]) -> str:
+    """What is about to be built, how long it will take, and why no other cache would do."""
+    settings = teacher.settings
+    message = f"{label(settings.id)}: building {sum(len(work.rows) for work in works):,} rows"
+    if len(ledger.key):
+        message += f" beside {len(ledger.key):,}"
+    if len(works) >= _WORTH_TIMING:
+        padded = [work.cut.size * work.cut.width for work in works]
+        message += f", about {_duration(teacher.seconds(works[0]) * sum(padded) / padded[0])}"
+    if not len(ledger.key) and (other := nearest(root, settings)) is not None:
+        message += f"; differs from {other[0][:6]} in {', '.join(other[1])}"
+    return message
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
+def _fill(
+    ledger: Ledger, teacher: Pass, row_keys: Shaped[np.ndarray, "R"], works: list[Work]
+) -> None:
+    """Compute batch after batch; write a shard as soon as it has all of its own."""
+    for number, group in itertools.groupby(teacher.run(works), lambda done: done[0].shard):
+        done = list(group)
+        rows = np.concatenate([work.rows for work, _ in done])
+        record = np.empty(len(rows), ROW)
+        record["hash"] = row_keys[rows].view("<u8").reshape(-1, 2)
+        record["length"] = teacher.store.lengths[rows]
+        arrays = {name: np.concatenate([part[name] for _, part in done]) for name in done[0][1]}
+        path = ledger.folder / "shards" / f"{number:06d}" / "shard.json"
+        facts = {"rows": len(rows), "tokens": int(record["length"].sum())}
+        Sealed.write(path, {**arrays, "rows": record}, facts)

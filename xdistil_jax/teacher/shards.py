@@ -1,0 +1,188 @@
+"""Sealed folders of arrays, and the ledger of which rows a teacher cache holds in which of them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt
+
+from xdistil_jax.files import atomic_folder, checksum
+
+ROW = np.dtype([("hash", "<u8", 2), ("length", "<i4")])
+"""A row of a shard: the 128-bit hash of its token ids, and how many they are."""
+
+
+class CacheDamaged(RuntimeError):  # noqa: N818 - read aloud: the cache is damaged
+    """A file of a cache is not what was written."""
+
+    def __init__(self, path: Path, complaint: str, *, delete: Path | None = None) -> None:
+        super().__init__(
+            f"{path}: {complaint}. Delete {delete or path.parent} and repeat the command: "
+            "it rebuilds that and nothing else"
+        )
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """blake2b of the canonical JSON, 32 hex digits."""
+    return hashlib.blake2b(canonical(value).encode(), digest_size=16).hexdigest()
+
+
+class Sealed(NamedTuple):
+    """A folder of ``.npy`` files and the record (``shard.json``, ``plan.json``) that vouches for
+    them: their sizes and checksums, a few ``facts``, and a checksum of all that."""
+
+    folder: Path
+    facts: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+    @classmethod
+    def write(cls, path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Write a folder: an ``.npy`` for each array, then the record, whose path this is.
+
+        The folder appears under its name when all of it is on disk.
+        """
+        with atomic_folder(path.parent) as temporary:
+            files = {}
+            for name, array in arrays.items():
+                file = temporary / f"{name}.npy"
+                np.save(file, array, allow_pickle=False)
+                files[file.name] = {"bytes": file.stat().st_size, "blake2b": checksum(file)}
+            content = {"facts": dict(facts), "files": files}
+            seal = digest(content)
+            (temporary / path.name).write_text(canonical({**content, "seal": seal}))
+
+    @classmethod
+    def read(cls, path: Path) -> "Sealed":
+        """Read the record at ``path``.
+
+        Raises:
+            CacheDamaged: if it is missing or not, byte for byte, what was written.
+        """
+        try:
+            text = path.read_text()
+            content = json.loads(text)
+            seal = content.pop("seal")
+        except FileNotFoundError:
+            raise CacheDamaged(path, "the file is missing") from None
+        except (ValueError, AttributeError, KeyError, TypeError):
+            raise CacheDamaged(path, "not the JSON that was written") from None
+        sealed = canonical({**content, "seal": seal}) == text
+        if not sealed or seal != digest(content):
+            raise CacheDamaged(path, "its checksum does not fit its content")
+        return cls(path.parent, content["facts"], content["files"])
+
+    def verify(self, name: str) -> None:
+        """Check the file of one array.
+
+        Raises:
+            CacheDamaged: naming the file, if its size or its checksum is another.
+        """
+        path = self.folder / f"{name}.npy"
+        expected = self.files[path.name]
+        if not path.is_file():
+            raise CacheDamaged(path, "the file is missing")
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise CacheDamaged(path, f"{size:,} bytes where {expected['bytes']:,} were written")
+        if checksum(path) != expected["blake2b"]:
+            raise CacheDamaged(path, "its checksum does not fit its content")
+
+    def map(self, name: str) -> Shaped[np.ndarray, "N ..."]:
+        """Map one array, verified before, into memory."""
+        # A plain array: slicing np.memmap costs several times as much.
+        path = self.folder / f"{name}.npy"
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+    def array(self, name: str) -> Shaped[np.ndarray, "N ..."]:
+        """Verify one array, and map it into memory."""
+        self.verify(name)
+        return self.map(name)
+
+
+def keys(hashes: UInt[np.ndarray, "R 2"]) -> Shaped[np.ndarray, "R"]:
+    """128-bit hashes as 16-byte strings: of all NumPy types of that size, only they sort fast."""
+    return np.ascontiguousarray(hashes, dtype="<u8").view("S16").reshape(-1)
+
+
+def locate(
+    sorted_keys: Shaped[np.ndarray, "N"], wanted: Shaped[np.ndarray, "R"]
+) -> Int[np.ndarray, "R"]:
+    """Where each of ``wanted`` stands in ``sorted_keys``; -1 where it doesn't."""
+    if not len(sorted_keys):
+        return np.full(len(wanted), -1)
+    place = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
+    return np.where(sorted_keys[place] == wanted, place, -1)
+
+
+class Planned(NamedTuple):
+    """One shard as a plan wants it."""
+
+    number: int
+    keys: Shaped[np.ndarray, "R"]
+    token_budget: int
+
+
+class Ledger(NamedTuple):
+    """What is in a cache's folder. ``key`` is sorted, the others stand beside it: for each row
+    its shard's number, the first of its tokens there, and how many they are."""
+
+    folder: Path
+    shards: dict[int, Sealed]
+    planned: list[Planned]
+    key: Shaped[np.ndarray, "N"]
+    shard: Int[np.ndarray, "N"]
+    start: Int[np.ndarray, "N"]
+    length: Int[np.ndarray, "N"]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Ledger":
+        """Read plans and rows of the cache in ``folder``, both verified; no states are read."""
+        shards = {
+            int(path.name): Sealed.read(path / "shard.json")
+            for path in _numbered(folder / "shards")
+        }
+        rows = [sealed.array("rows") for sealed in shards.values()]
+        starts = [np.cumsum(part["length"], dtype=np.int64) - part["length"] for part in rows]
+        numbers = [np.full(len(part), number) for number, part in zip(shards, rows, strict=True)]
+        every = np.concatenate([np.empty(0, ROW), *rows])
+        key = keys(every["hash"])
+        order = np.argsort(key)
+        shard = np.concatenate([np.empty(0, np.int64), *numbers])[order]
+        start = np.concatenate([np.empty(0, np.int64), *starts])[order]
+        planned = [planned for path in _numbered(folder / "plans") for planned in _planned(path)]
+        return cls(folder, shards, planned, key[order], shard, start, every["length"][order])
+
+    @property
+    def next_shard(self) -> int:
+        """The first number that no shard has, finished or planned."""
+        return 1 + max([-1, *self.shards, *(planned.number for planned in self.planned)])
+
+    @property
+    def next_plan(self) -> int:
+        """The first number that no plan has."""
+        return 1 + max([-1, *(int(path.name) for path in _numbered(self.folder / "plans"))])
+
+    @property
+    def complete(self) -> bool:
+        """Is every row that was ever planned in a finished shard?"""
+        return all((locate(self.key, planned.keys) >= 0).all() for planned in self.planned)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Finished folders, in order; unfinished ones have hidden names."""
+    return sorted(path for path in folder.glob("*") if path.name.isdigit())
+
+
+def _planned(folder: Path) -> list[Planned]:
+    plan = Sealed.read(folder / "plan.json")
+    numbers, first = np.unique(plan.array("shard"), return_index=True)
+    parts = np.split(keys(plan.array("hashes")), first[1:])
+    budget = plan.facts["token_budget"]
+    return [Planned(int(n), part, budget) for n, part in zip(numbers, parts, strict=True)]
