@@ -27,7 +27,7 @@ _PUBLIC = {
     "load_corpus": "data.corpus",
     "load_test": "data.corpus",
     "plan": "distill.strategies",
-    "prepare_teacher": "pipeline",
+    "prepare_teacher": "finetune",
     "run": "pipeline",
     "unfreeze": "distill.stages",
 }

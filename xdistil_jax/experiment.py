@@ -26,9 +26,11 @@ class TeacherConfig:
 
     ``checkpoint`` is a local Hugging Face folder or a hub name; empty trains one from scratch of
     the given sizes, on a WordPiece vocabulary of ``vocab_size`` pieces that is trained on the text
-    or, with ``tokenizer`` (folder, vocabulary file or hub name), on a given one. ``layer`` is the
-    one whose states the student imitates (1 … L; 0: the last); ``fine_tune=False`` takes a
-    token-classification checkpoint as it is.
+    or, with ``tokenizer`` (folder, vocabulary file or hub name), on a given one. A checkpoint with
+    another ``tokenizer`` keeps its blocks (the lowest ``keep_layers``; 0: all) and the embeddings
+    of the pieces that both vocabularies have. ``layer`` is the one whose states the student
+    imitates (1 … L; 0: the last); ``fine_tune=False`` takes a token-classification checkpoint as
+    it is; ``cache`` is the id of the one teacher cache that will do.
     """
 
     checkpoint: str = ""
@@ -36,6 +38,7 @@ class TeacherConfig:
     layer: int = 0
     max_length: int = 128
     fine_tune: bool = True
+    keep_layers: int = 0
     token_budget: int = 1024
     recipe: Recipe = Recipe(
         Schedule(peak=1e-4, warmup=0.1, decay="linear", weight_decay=0.01),
@@ -115,14 +118,22 @@ class Experiment:
 
 
 # What says where or how to work, and changes no number of the result.
-_WITHOUT_EFFECT = {"out", "save_every_s", "latency", "name", "cache"}
+_WITHOUT_EFFECT = {
+    ("Experiment", "name"),
+    ("RunConfig", "out"),
+    ("RunConfig", "save_every_s"),
+    ("RunConfig", "latency"),
+    ("TeacherConfig", "cache"),
+}
 
 
 def settings(value: Any) -> Any:
     """A configuration as JSON types, without what changes no result."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [f.name for f in dataclasses.fields(value) if f.name not in _WITHOUT_EFFECT]
-        return {name: settings(getattr(value, name)) for name in names}
+        kind = type(value).__name__
+        names = [field.name for field in dataclasses.fields(value)]
+        chosen = [name for name in names if (kind, name) not in _WITHOUT_EFFECT]
+        return {name: settings(getattr(value, name)) for name in chosen}
     if isinstance(value, tuple | list):
         return [settings(each) for each in value]
     if isinstance(value, dict):

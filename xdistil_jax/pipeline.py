@@ -9,30 +9,25 @@ import numpy as np
 
 from xdistil_jax import files, trees
 from xdistil_jax.compilation import persistent_cache
-from xdistil_jax.data.batches import Buckets, Source, choose_widths, language_rates, mix
 from xdistil_jax.data.corpus import Corpus, load_corpus
 from xdistil_jax.data.encode import EncodedStore, encode, piece_counts
-from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
-from xdistil_jax.distill.checkpoint import Checkpoints
-from xdistil_jax.distill.evaluate import HeldOut, tagged_set
-from xdistil_jax.distill.loop import PlanResult, StopFlag, Training, Writer, run_plan
-from xdistil_jax.distill.stages import Stage, Term, describe
-from xdistil_jax.distill.step import Model
+from xdistil_jax.distill.loop import StopFlag, Writer
+from xdistil_jax.distill.stages import describe
 from xdistil_jax.evaluation import report_run, write_report
 from xdistil_jax.experiment import Experiment, Result, hash8, restore, settings
+from xdistil_jax.finetune import layer_name, prepare_teacher, teacher_tokenizer
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
-from xdistil_jax.models.checkpoints import fingerprint, load_encoder, save_encoder
 from xdistil_jax.models.embeddings import svd_table
-from xdistil_jax.models.encoder import EncoderSpec
-from xdistil_jax.models.functional import Spec, build
+from xdistil_jax.models.functional import build
 from xdistil_jax.report.metrics import Scores
-from xdistil_jax.report.writers import JsonLines, TensorBoard, Writers
 from xdistil_jax.session import Say, Session, Trained
 from xdistil_jax.teacher.build import build_cache
 from xdistil_jax.teacher.cache import TeacherCache
 from xdistil_jax.teacher.manifest import CacheSettings
+from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
 
@@ -52,14 +47,14 @@ def run(
     ``only`` is the run folder that has to come out: nothing else is trained.
 
     Raises:
-        distill.loop.InterruptedRunError: when ``stop`` was raised; the same call goes on from there.
+        distill.loop.InterruptedRunError: when ``stop`` was raised; the same call goes on.
         data.corpus.CorpusError, models.checkpoints.CheckpointError: for input that can't be used.
     """
     with persistent_cache(Path(experiment.run.out) / "jax-cache") as compilations:
         session = Session.start(experiment, say=say, progress=progress, stop=stop, only=only)
         with session.timed("text"):
             corpus = load_corpus(experiment.data)
-            tokenizer = _teacher_tokenizer(experiment, corpus)
+            tokenizer = teacher_tokenizer(experiment, corpus)
         teacher = prepare_teacher(session, corpus, tokenizer)
         folder, student = distil(session, corpus, teacher)
         models = {"teacher": teacher, "student": student}
@@ -93,78 +88,6 @@ def _scores(report: dict, split: str) -> dict[str, Scores] | None:
         return None
     figures = report["figures"][split]
     return {name: Scores.from_json(each["scores"]) for name, each in figures.items()}
-
-
-def _teacher_tokenizer(experiment: Experiment, corpus: Corpus) -> Tokenizer:
-    config = experiment.teacher
-    if config.tokenizer or config.checkpoint:
-        return load_tokenizer(config.tokenizer or config.checkpoint)
-    return train_tokenizer([*corpus.train, *corpus.transfer], config.vocab_size)
-
-
-def layer_name(experiment: Experiment, spec: EncoderSpec) -> str:
-    """The teacher's layer that the student imitates.
-
-    Raises:
-        ValueError: if the teacher has no such layer.
-    """
-    number = experiment.teacher.layer or spec.layers
-    if not 1 <= number <= spec.layers:
-        raise ValueError(
-            f"teacher.layer is {number}; the teacher has layers 1 to {spec.layers} (0: the last)"
-        )
-    return f"layer_{number}"
-
-
-def prepare_teacher(session: Session, corpus: Corpus, tokenizer: Tokenizer) -> Trained:
-    """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
-    experiment, config = session.experiment, session.experiment.teacher
-    length = config.max_length
-    train = encode(
-        corpus.train, tokenizer, corpus.tagset, max_length=length, folder=session.encoded
-    )
-    dev = encode(corpus.dev, tokenizer, corpus.tagset, max_length=length, folder=session.encoded)
-    run_ = experiment.run
-    identity = hash8(
-        replace(config, layer=0), run_.seed, run_.temperature, session.dtype,
-        _checkpoint_identity(config.checkpoint), train.identity, dev.identity,
-    )  # fmt: skip
-    folder = experiment.folder() / f"teacher-{identity}"
-    key = jax.random.key(run_.seed)
-    classes, tags = len(corpus.tagset), corpus.tagset.tags
-    if not (folder / "model" / "config.json").is_file():
-        session.refuse_other(folder)
-        if config.checkpoint:
-            labels = None if config.fine_tune else tags
-            spec, params, _ = load_encoder(config.checkpoint, classes, labels=labels, key=key)
-        else:
-            spec = EncoderSpec(
-                tokenizer.vocab_size, config.width, config.layers, config.heads,
-                config.feed_forward, positions=max(length, 16), classes=classes,
-                dropout=config.dropout,
-            )  # fmt: skip
-            params = build(spec).init(key)
-        if config.fine_tune:
-            session.say(f"teacher: fine-tuning in {folder}")
-            stage = Stage(
-                "teacher", (Term("ce"),), spec.groups, 1.0, config.recipe.schedule,
-                config.recipe.stop,
-            )  # fmt: skip
-            with session.timed("teacher"):
-                params = _train(
-                    session, folder, spec, params, (stage,), train, dev, corpus.tagset,
-                    labelled=np.arange(train.rows), budget=config.token_budget,
-                ).params  # fmt: skip
-        save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), tags)
-        tokenizer.save(folder / "model")
-    spec, params, _ = load_encoder(folder / "model", classes, labels=tags)
-    return Trained(spec, params, tokenizer, corpus.tagset, length, fingerprint(params))
-
-
-def _checkpoint_identity(checkpoint: str) -> str:
-    """Of a local checkpoint, its weights' checksum: the same path may hold another file."""
-    weights = Path(checkpoint) / "model.safetensors"
-    return files.checksum(weights) if checkpoint and weights.is_file() else checkpoint
 
 
 def distil(session: Session, corpus: Corpus, teacher: Trained) -> tuple[Path, Trained]:
@@ -205,7 +128,7 @@ def distil(session: Session, corpus: Corpus, teacher: Trained) -> tuple[Path, Tr
         if any(stage.labelled_fraction < 1 for stage in stages):
             cache = _cache(session, text, teacher, layer)
         with session.timed("student"):
-            params = _train(
+            params = train_plan(
                 session, folder, spec, params, stages, text.remap(kept), dev, corpus.tagset,
                 labelled=np.flatnonzero(text.sentence < len(corpus.train)), transfer=transfer,
                 teacher=cache, budget=experiment.run.token_budget,
@@ -244,49 +167,3 @@ def _save_student(
         folder, kind="bilstm", sizes=asdict(spec), weights=weights, tokenizer=tokenizer,
         tagset=tagset, max_length=max_length,
     )  # fmt: skip
-
-
-def _train(
-    session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
-    store: EncodedStore, dev: EncodedStore, tagset: TagSet, *, labelled: np.ndarray,
-    budget: int, transfer: np.ndarray | None = None, teacher: TeacherCache | None = None,
-) -> PlanResult:  # fmt: skip
-    """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
-    run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call
-    widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
-    buckets = Buckets(widths, budget)
-    transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
-    held_out, transfer = _hold_out(transfer, run_.held_out, run_.seed)
-    checkpoints = Checkpoints(folder / "checkpoints", every=run_.save_every_s)
-    saved = checkpoints.peek() or {"records": 0, "global_step": 0}
-    lines = JsonLines(folder / "metrics.jsonl", keep=saved["records"])
-    board = TensorBoard(folder / "tensorboard", purge_step=saved["global_step"])
-    shown = () if session.progress is None else (session.progress,)
-    writer = Writers((lines, board, *shown))
-    training = Training(
-        Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
-        store, _source(store, labelled, run_.temperature),
-        _source(store, transfer, run_.temperature), buckets,
-        tagged_set(dev, buckets, tagset, mesh, steps=steps), teacher,
-        () if teacher is None else teacher.arrays,
-        HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), run_.seed, steps,
-        checkpoints, writer, session.stop,
-    )  # fmt: skip
-    session.stop.listening = True
-    try:
-        return run_plan(training, stages, params)
-    finally:
-        session.stop.listening = False
-        writer.close()
-        checkpoints.close()
-
-
-def _source(store: EncodedStore, rows: np.ndarray, temperature: float) -> Source:
-    return Source(rows, store.lengths[rows], language_rates(store.language[rows], temperature))
-
-
-def _hold_out(rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(held out, the rest): ``count`` rows drawn by ``seed``, at most a tenth; each sorted."""
-    order = np.argsort(mix(seed, 0x4E1D, rows), kind="stable")
-    count = min(count, len(rows) // 10)
-    return np.sort(rows[order[:count]]), np.sort(rows[order[count:]])

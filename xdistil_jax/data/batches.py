@@ -37,7 +37,7 @@ def uniform(*words: int | Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def choose_widths(lengths: Int[np.ndarray, "R"], count: int) -> tuple[int, ...]:
-    """At most ``count`` bucket widths with the least padding over ``lengths``; the last is the maximum."""
+    """At most ``count`` bucket widths with the least padding; the last is the greatest length."""
     sizes, rows = np.unique(lengths, return_counts=True)
     below = np.concatenate([[0], np.cumsum(rows)])
     # cost[j]: slots of the best buckets for all sizes up to the j-th; one more bucket a round.
@@ -203,7 +203,7 @@ class Sampler:
             block = _block(cells[b], count, main[b])
             if extra is not None:
                 block = np.concatenate([_block(extra[b], count, shares[b][0]), block], axis=2)
-            block = block.reshape(count, -1)
+            block = block.reshape(count, SHARDS * block.shape[2])
             calls += [Call(b, block[start : start + CHUNK]) for start in range(0, count, CHUNK)]
         keys = mix(self.seed, self.stage, epoch, 3, np.arange(len(calls)))
         return [calls[i] for i in np.argsort(keys, kind="stable")]

@@ -1,9 +1,11 @@
 """What leaves the building: weights, sizes, tokenizer, labels - one folder, without JAX.
 
 ``model.safetensors`` · ``config.json`` (kind of model, sizes, maximum length, languages) ·
-``tokenizer.json`` (the cut tokenizer that the student was trained with) · ``labels.json``.
+``tokenizer.json`` (the cut tokenizer that the student was trained with) · ``labels.json``. The
+config holds the checksums of the others and of itself.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from xdistil_jax import files
@@ -19,7 +20,7 @@ from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
 from xdistil_jax.labels import TagSet
 
 _FORMAT = 1
-_FILES = ("model.safetensors", "config.json", "tokenizer.json", "labels.json")
+_SEALED = ("model.safetensors", "tokenizer.json", "labels.json")
 
 
 class BundleError(ValueError):
@@ -51,58 +52,71 @@ def save_bundle(
     """Write a bundle; the folder appears whole or not at all."""
     with files.atomic_folder(folder) as temporary:
         tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in weights.items()}
-        save_file(tensors, temporary / _FILES[0])
+        save_file(tensors, temporary / "model.safetensors")
         tokenizer.save(temporary)
+        labels = json.dumps({"types": list(tagset.types)}, ensure_ascii=False)
+        (temporary / "labels.json").write_text(labels, encoding="utf-8")
         config = {
             "format": _FORMAT,
             "kind": kind,
             "sizes": dict(sizes),
             "max_length": max_length,
-            "checksum": files.checksum(temporary / _FILES[0]),
+            "checksums": {name: files.checksum(temporary / name) for name in _SEALED},
         }
-        (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        labels = json.dumps({"types": list(tagset.types)}, ensure_ascii=False)
-        (temporary / "labels.json").write_text(labels, encoding="utf-8")
+        content = json.dumps({**config, "checksum": _checksum(config)}, indent=2)
+        (temporary / "config.json").write_text(content, encoding="utf-8")
 
 
 def load_bundle(folder: str | Path) -> Bundle:
-    """Read a bundle.
+    """Read a bundle, after all of its checksums were found right.
 
     Raises:
         BundleError: naming the file that is missing, damaged, or of a newer version.
     """
     folder = Path(folder)
-    for name in _FILES:
+    for name in ("config.json", *_SEALED):
         if not (folder / name).is_file():
-            raise BundleError(f"{folder} is no student: {name} is missing (expected {_FILES})")
-    config, labels = _json(folder / "config.json"), _json(folder / "labels.json")
-    if config.get("format") != _FORMAT:
-        raise BundleError(
-            f"{folder / 'config.json'}: format {config.get('format')}, this version reads "
-            f"{_FORMAT}; update xdistil_jax"
-        )
-    weights = folder / "model.safetensors"
-    if files.checksum(weights) != config.get("checksum"):
-        raise BundleError(f"{weights} is damaged: its checksum is not the one in config.json")
-    try:
-        tensors = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{weights} can't be read: {error}") from error
+            raise BundleError(f"{folder} is no student: {name} is missing")
+    config = _read_config(folder / "config.json")
+    for name in _SEALED:
+        if files.checksum(folder / name) != config["checksums"][name]:
+            raise _damaged(folder / name, "its checksum is not the one in config.json")
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     return Bundle(
         config["kind"],
         config["sizes"],
-        tensors,
+        load_file(folder / "model.safetensors"),
         load_tokenizer(folder),
         TagSet(tuple(labels["types"])),
         config["max_length"],
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, f"it can't be read as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise _damaged(path, f"expected a JSON object, found {type(config).__name__}")
+    version = config.get("format")
+    if isinstance(version, int) and version > _FORMAT:
+        raise BundleError(
+            f"{path}: format {version}, and this version reads {_FORMAT}; update xdistil_jax"
+        )
+    if _checksum(config) != config.get("checksum"):
+        raise _damaged(path, "its checksum is not that of its content")
+    return config
+
+
+def _checksum(config: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in config.items() if key != "checksum"}
+    canonical = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def _damaged(path: Path, how: str) -> BundleError:
+    return BundleError(
+        f"{path} is damaged: {how}. Copy the student again, or delete {path.parent} and repeat "
+        "the run"
+    )

@@ -122,7 +122,7 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
         params: the student's parameters before the first stage, fp32.
 
     Raises:
-        InterruptedRunError: when ``training.stop`` was raised; the checkpoint then holds the position.
+        InterruptedRunError: when ``training.stop`` was raised; the checkpoint has the position.
         trees.PatternError: for a stage whose patterns match no parameter.
     """
     stages = tuple(stages)

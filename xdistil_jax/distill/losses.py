@@ -4,12 +4,21 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from xdistil_jax.distill.stages import Loss
 from xdistil_jax.types import Batch, EncoderOutput, Mean
 
 LossFunction = Callable[[EncoderOutput, EncoderOutput, Batch], Mean]
+
+
+def _kept(x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+    """``x`` under the mask and 0 elsewhere.
+
+    To mask the distance alone is not enough: its gradient is 0 times what stands there, and 0 times
+    NaN is NaN.
+    """
+    return jnp.where(mask[..., None], x, 0.0)
 
 
 def _over_layers(
@@ -18,8 +27,12 @@ def _over_layers(
     batch: Batch,
     distance: Callable[[Float[Array, "B T D"], Float[Array, "B T D"]], Float[Array, "B T"]],
 ) -> Mean:
-    each = [distance(student.hidden[name], teacher.hidden[name]) for name in teacher.hidden]
-    return Mean.of(sum(each[1:], each[0]) / len(each), batch.repr_mask)
+    mask = batch.repr_mask
+    each = [
+        distance(_kept(student.hidden[name], mask), _kept(teacher.hidden[name], mask))
+        for name in teacher.hidden
+    ]
+    return Mean.of(sum(each[1:], each[0]) / len(each), mask)
 
 
 def representation(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
@@ -39,12 +52,14 @@ def representation_kl(student: EncoderOutput, teacher: EncoderOutput, batch: Bat
 
 def logit(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
     """Mean over first pieces of ‖rˢ − rᵗ‖² / C on raw logits (equation 4, as in the code)."""
-    return Mean.of(jnp.mean((student.logits - teacher.logits) ** 2, axis=-1), batch.logit_mask)
+    mask = batch.logit_mask
+    error = _kept(student.logits, mask) - _kept(teacher.logits, mask)
+    return Mean.of(jnp.mean(error**2, axis=-1), mask)
 
 
 def cross_entropy(student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> Mean:
     """Mean over labelled first pieces of −log p(label) (equation 2)."""
-    log_p = jax.nn.log_softmax(student.logits)
+    log_p = jax.nn.log_softmax(_kept(student.logits, batch.label_mask))
     labels = jnp.maximum(batch.labels, 0)[..., None]
     return Mean.of(-jnp.take_along_axis(log_p, labels, axis=-1)[..., 0], batch.label_mask)
 

@@ -122,8 +122,7 @@ def bilstm(
     direction reads the row reversed, and padding passes the (zero) carry through unchanged, so it
     starts at the last real piece. The carry is fp32, the products are in ``x``'s dtype.
     """
-    B, T, _ = x.shape
-    H = recurrent.shape[1]
+    B, H = x.shape[0], recurrent.shape[1]
     both = jnp.stack([x, x[:, ::-1]])
     gates = jnp.einsum("sbte,seg->tsbg", both, kernel.astype(x.dtype))
     gates = gates + bias.astype(x.dtype)[None, :, None]

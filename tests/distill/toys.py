@@ -1,0 +1,116 @@
+"""A tiny student, a teacher that is a table, and random text."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xdistil_jax.data.batches import Buckets
+from xdistil_jax.data.encode import EncodedStore
+from xdistil_jax.distill.feed import Feeder
+from xdistil_jax.distill.step import Model
+from xdistil_jax.labels import TagSet
+from xdistil_jax.models.bilstm import BiLSTMSpec
+from xdistil_jax.models.functional import build
+from xdistil_jax.sharding import make_mesh
+from xdistil_jax.types import Batch, EncoderOutput
+
+VOCABULARY, WIDTH = 50, 12
+TAGS = TagSet(("LOC", "PER"))
+SPEC = BiLSTMSpec(
+    VOCABULARY, embed=8, hidden=8, teacher_width=WIDTH, classes=len(TAGS), imitates="layer_1"
+)
+GROUPS = SPEC.groups
+BUCKETS = Buckets((5, 8), token_budget=128)
+LANGUAGES = ("de", "xx")
+
+
+def make_store(rows, seed=0, *, tagged=None, longest=8):
+    """Random rows, each a sentence; the first ``tagged`` (default: all) of them carry tags."""
+    random = np.random.default_rng(seed)
+    tagged = rows if tagged is None else tagged
+    tokens, word, labels, lengths, words = [], [], [], [], []
+    for row in range(rows):
+        size = int(random.integers(1, longest - 1))
+        starts = np.concatenate([[True], random.random(size - 1) < 0.7])
+        numbers = np.where(starts, np.cumsum(starts) - 1, -1)
+        tags = random.integers(0, len(TAGS), size) if row < tagged else np.full(size, -1)
+        tokens += [2, *random.integers(4, VOCABULARY, size).tolist(), 3]
+        word += [-1, *numbers.tolist(), -1]
+        labels += [-1, *np.where(starts, tags, -1).tolist(), -1]
+        lengths.append(size + 2)
+        words.append(int(starts.sum()))
+    word = np.array(word, np.int32)
+    return EncodedStore(
+        tokens=np.array(tokens, np.int32),
+        offsets=np.cumsum([0, *lengths], dtype=np.int64),
+        word=word,
+        owned=word >= 0,
+        labels=np.array(labels, np.int8),
+        sentence=np.arange(rows, dtype=np.int32),
+        language=(np.arange(rows) % len(LANGUAGES)).astype(np.int16),
+        languages=LANGUAGES,
+        word_counts=np.array(words, np.int32),
+        max_length=longest,
+        identity="toy",
+    )
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Targets of a piece are a row of a table, times a factor that travels with its row."""
+
+    def __call__(self, arrays, streamed, batch: Batch) -> EncoderOutput:
+        factor = streamed[:, None, None]
+        hidden = {"layer_1": arrays["hidden"][batch.tokens] * factor}
+        return EncoderOutput(hidden, arrays["logits"][batch.tokens] * factor)
+
+
+class Teacher:
+    """Tables of the targets; row r's are multiplied by ``factor(r)``."""
+
+    lookup = Lookup()
+
+    def __init__(self, seed=0):
+        keys = jax.random.split(jax.random.key(100 + seed))
+        self.arrays = {
+            "hidden": jax.random.normal(keys[0], (VOCABULARY, WIDTH)),
+            "logits": 3 * jax.random.normal(keys[1], (VOCABULARY, len(TAGS))),
+        }
+
+    @staticmethod
+    def factor(rows):
+        return np.where(rows >= 0, 0.5 + (rows % 4) / 4, 0.0).astype(np.float32)
+
+    def stream(self, rows, width):
+        return self.factor(rows)
+
+
+def make_model(devices=1, spec=SPEC, lookup=Teacher.lookup):
+    return Model(spec, lookup, "float32", make_mesh(jax.devices()[:devices]))
+
+
+def make_params(seed=0, spec=SPEC):
+    return build(spec).init(jax.random.key(seed))
+
+
+def make_feed(model, calls, role, *, steps, store, teacher=None):
+    """Feeds of ``calls``, in their order."""
+    teacher = Teacher() if teacher is None else teacher
+    feeder = Feeder(store, BUCKETS, teacher, model.mesh, steps)
+    return [feeder.feed(call, role(call.bucket))[0] for call in calls]
+
+
+def equal(left, right):
+    """Are two trees the same bit for bit?"""
+    mine, its = jax.tree.flatten(left), jax.tree.flatten(right)
+    return mine[1] == its[1] and all(
+        a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        for a, b in zip(map(_plain, mine[0]), map(_plain, its[0]), strict=True)
+    )
+
+
+def _plain(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf

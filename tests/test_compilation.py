@@ -1,0 +1,86 @@
+"""The persistent compilation cache: counted, kept on disk, gone from the settings afterwards."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from xdistil_jax.compilation import persistent_cache
+
+SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+def settings():
+    return {name: getattr(jax.config, name) for name in SETTINGS}
+
+
+@pytest.fixture(autouse=True)
+def no_folder():
+    """As in a fresh process, whatever the environment says."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def compile_once(number):
+    """A program of its own for each ``number``; a new closure, so jit itself remembers nothing."""
+    x = jnp.ones(3)
+    return jax.jit(lambda x: jnp.sin(x) * number)(x).block_until_ready()
+
+
+def test_a_miss_then_a_hit(tmp_path):
+    jnp.ones(3).block_until_ready()
+    with persistent_cache(tmp_path / "cache") as first:
+        compile_once(3)
+    assert (first.misses, first.hits) == (1, 0)
+    assert first.seconds > 0
+    assert any((tmp_path / "cache").iterdir())
+    with persistent_cache(tmp_path / "cache") as second:
+        compile_once(3)
+        assert (second.misses, second.hits) == (0, 1)
+        compile_once(4)
+    assert (second.misses, second.hits) == (1, 1)
+    assert (first.misses, first.hits) == (1, 0)
+
+
+def test_nothing_is_counted_or_kept_outside(tmp_path):
+    with persistent_cache(tmp_path / "cache") as counted:
+        compile_once(5)
+    kept = sorted((tmp_path / "cache").iterdir())
+    compile_once(6)
+    assert counted.misses == 1
+    assert sorted((tmp_path / "cache").iterdir()) == kept
+
+
+def test_settings_are_restored_after_success_and_failure(tmp_path):
+    before = settings()
+    with persistent_cache(tmp_path):
+        assert settings() != before
+        assert settings()[SETTINGS[1]] == 0
+    assert settings() == before
+    with pytest.raises(RuntimeError, match="on purpose"), persistent_cache(tmp_path):
+        raise RuntimeError("on purpose")
+    assert settings() == before
+
+
+def test_the_folder_that_the_caller_has_chosen_stays(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
+    with persistent_cache(tmp_path / "ours") as counted:
+        compile_once(7)
+    assert counted.misses == 1
+    assert any((tmp_path / "theirs").iterdir())
+    assert not (tmp_path / "ours").exists()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
+
+
+def test_a_relative_folder_does_not_follow_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with persistent_cache("cache"):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        compile_once(8)
+    assert any((tmp_path / "cache").iterdir())

@@ -1,0 +1,210 @@
+"""End to end: the quickstart's experiment, shrunk to three languages."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from xdistil_jax import DataSpec, Experiment, RunConfig, pipeline
+from xdistil_jax.data import corpus as corpus_module
+from xdistil_jax.deploy.bundle import load_bundle
+from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
+from xdistil_jax.quickstart import experiment as quickstart
+
+
+def shrunk(out: pathlib.Path, strategy: str = "D4.2", **run: object) -> Experiment:
+    """The shipped quickstart with less text, a smaller teacher and an epoch for each stage."""
+    whole = quickstart(strategy, out=str(out))
+
+    def short(recipe):
+        stop = dataclasses.replace(recipe.stop, epochs=1, evaluations=1)
+        return dataclasses.replace(recipe, stop=stop)
+
+    tuning = dataclasses.replace(
+        whole.tuning,
+        **{name: short(getattr(whole.tuning, name)) for name in ("repr", "logit", "ce", "joint")},
+    )
+    return dataclasses.replace(
+        whole,
+        data=DataSpec(synthetic=True, languages=("de", "ru", "vi")),
+        teacher=dataclasses.replace(
+            whole.teacher, width=16, layers=1, heads=2, feed_forward=32, vocab_size=400,
+            recipe=short(whole.teacher.recipe),
+        ),
+        student=dataclasses.replace(whole.student, embed=8, hidden=8),
+        tuning=tuning,
+        run=dataclasses.replace(whole.run, held_out=40, latency=False, buckets=2, **run),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    return pipeline.run(shrunk(out)), out
+
+
+def weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    return load_bundle(folder / "student").weights
+
+
+def test_a_run_leaves_figures_and_a_student(finished):
+    result, _ = finished
+    report = json.loads((result.folder / "report.json").read_text())
+    assert report["split"] == "dev"
+    assert report["test_readings"] == 0
+    assert result.test is None
+    assert set(result.dev) == {"teacher", "student"}
+    assert len(result.dev["student"].languages) == 3
+    assert (result.folder / "report.md").read_text().startswith("# quickstart")
+    names = [json.loads(line)["stage_name"] for line in open(result.folder / "metrics.jsonl")]
+    assert list(dict.fromkeys(names)) == [stage.name for stage in shrunk(result.folder).plan()]
+
+
+def test_a_second_run_finds_everything(finished):
+    result, out = finished
+    before = {path: path.stat().st_mtime_ns for path in (result.folder / "student").iterdir()}
+    again = pipeline.run(shrunk(out))
+    assert again.folder == result.folder
+    assert {p: p.stat().st_mtime_ns for p in (result.folder / "student").iterdir()} == before
+    assert again.dev == result.dev
+    assert "student" not in again.report["seconds"]
+    assert again.report["compilations"]["misses"] == 0
+
+
+def test_same_seed_same_student(finished, tmp_path):
+    result, _ = finished
+    other = pipeline.run(shrunk(tmp_path))
+    for path, leaf in weights(result.folder).items():
+        np.testing.assert_array_equal(leaf, weights(other.folder)[path], err_msg=path)
+
+
+def test_the_test_set_is_read_only_when_asked_for(finished, monkeypatch):
+    result, out = finished
+    opened = []
+    real = corpus_module.load_test
+    monkeypatch.setattr("xdistil_jax.evaluation.load_test", lambda s: opened.append(s) or real(s))
+    pipeline.run(shrunk(out))
+    assert not opened
+    tested = pipeline.run_again(result.folder, evaluate_test=True)
+    assert len(opened) == 1
+    assert tested.report["test_readings"] == 1
+    assert tested.report["split"] == "test"
+    again = pipeline.run(shrunk(out), evaluate_test=True)
+    assert len(opened) == 1, "figures that are there are not made twice"
+    assert again.test == tested.test
+
+
+def test_strategies_share_the_teacher_and_its_cache(finished):
+    result, out = finished
+    messages = []
+    other = pipeline.run(shrunk(out, "D1"), say=messages.append)
+    assert other.folder != result.folder
+    assert not [m for m in messages if "building" in m or "fine-tuning" in m]
+    assert len(list((out / "cache").glob("[!.]*"))) == 1
+
+
+def test_run_again_refuses_what_has_changed(finished, tmp_path):
+    result, _ = finished
+    config = json.loads((result.folder / "config.json").read_text())
+    config["student"]["embed"] = 9
+    folder = tmp_path / "quickstart" / result.folder.name
+    folder.mkdir(parents=True)
+    (folder / "student").mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="settings have changed"):
+        pipeline.run_again(folder)
+
+
+class StopAfter:
+    """Raises the flag at the n-th call."""
+
+    def __init__(self, calls: int, flag: StopFlag) -> None:
+        self.left, self.flag = calls, flag
+
+    def write(self, record) -> None:
+        pass
+
+    def progress(self, record) -> None:
+        self.left -= 1
+        self.flag.raised = self.left == 0 or self.flag.raised
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("calls", [2, 11])
+def test_an_interrupted_run_goes_on_to_the_same_student(finished, tmp_path, calls):
+    result, _ = finished
+    flag = StopFlag()
+    with pytest.raises(InterruptedRunError, match=r"stage \d/\d, step .* saved; repeat"):
+        pipeline.run(shrunk(tmp_path), stop=flag, progress=StopAfter(calls, flag))
+    resumed = pipeline.run(shrunk(tmp_path))
+    for path, leaf in weights(result.folder).items():
+        np.testing.assert_array_equal(leaf, weights(resumed.folder)[path], err_msg=path)
+
+    def lines(folder):
+        return [json.loads(line) for line in open(folder / "metrics.jsonl")]
+
+    assert lines(resumed.folder) == lines(result.folder)
+
+
+CRASH = """
+    import os, sys, pathlib
+    sys.path.insert(0, {root!r})
+    import tests.conftest
+    from tests.test_pipeline import shrunk
+    from xdistil_jax import pipeline
+
+    class Kill:
+        left = {calls}
+        def write(self, record): pass
+        def close(self): pass
+        def progress(self, record):
+            self.left -= 1
+            if not self.left:
+                os.kill(os.getpid(), 9)
+
+    pipeline.run(shrunk(pathlib.Path({out!r}), save_every_s=0.0), progress=Kill())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [4, 13])
+def test_a_killed_run_goes_on_to_the_same_student(finished, tmp_path, calls):
+    result, _ = finished
+    root = str(pathlib.Path(__file__).parents[1])
+    code = textwrap.dedent(CRASH).format(root=root, calls=calls, out=str(tmp_path))
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=root)
+    assert killed.returncode == -9, killed.stderr.decode()
+    resumed = pipeline.run(shrunk(tmp_path))
+    for path, leaf in weights(result.folder).items():
+        np.testing.assert_array_equal(leaf, weights(resumed.folder)[path], err_msg=path)
+
+
+def test_run_prints_nothing_and_writes_only_below_out(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    inside = tmp_path / "elsewhere"
+    experiment = shrunk(inside, "D0-S")
+    pipeline.run(experiment)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert os.listdir(tmp_path) == ["elsewhere"]
+
+
+def test_a_missing_layer_is_named(finished):
+    _, out = finished
+    experiment = shrunk(out)
+    teacher = dataclasses.replace(experiment.teacher, layer=3)
+    with pytest.raises(ValueError, match=r"teacher.layer is 3; the teacher has layers 1 to 1"):
+        pipeline.run(dataclasses.replace(experiment, teacher=teacher))
+
+
+def test_an_empty_experiment_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="train"):
+        pipeline.run(Experiment(run=RunConfig(out=str(tmp_path))))

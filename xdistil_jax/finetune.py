@@ -1,0 +1,139 @@
+"""The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from xdistil_jax import files
+from xdistil_jax.data.corpus import Corpus
+from xdistil_jax.data.encode import encode
+from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.distill.stages import Stage, Term
+from xdistil_jax.experiment import Experiment, TeacherConfig, hash8
+from xdistil_jax.models.checkpoints import fingerprint, load_encoder, save_encoder
+from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.functional import build
+from xdistil_jax.session import Session, Trained
+from xdistil_jax.training import train_plan
+from xdistil_jax.types import Params
+
+
+def teacher_tokenizer(experiment: Experiment, corpus: Corpus) -> Tokenizer:
+    config = experiment.teacher
+    if config.tokenizer or config.checkpoint:
+        return load_tokenizer(config.tokenizer or config.checkpoint)
+    return train_tokenizer([*corpus.train, *corpus.transfer], config.vocab_size)
+
+
+def layer_name(experiment: Experiment, spec: EncoderSpec) -> str:
+    """The teacher's layer that the student imitates.
+
+    Raises:
+        ValueError: if the teacher has no such layer.
+    """
+    number = experiment.teacher.layer or spec.layers
+    if not 1 <= number <= spec.layers:
+        raise ValueError(
+            f"teacher.layer is {number}; the teacher has layers 1 to {spec.layers} (0: the last)"
+        )
+    return f"layer_{number}"
+
+
+def prepare_teacher(session: Session, corpus: Corpus, tokenizer: Tokenizer) -> Trained:
+    """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
+    experiment, config = session.experiment, session.experiment.teacher
+    length = config.max_length
+    train = encode(
+        corpus.train, tokenizer, corpus.tagset, max_length=length, folder=session.encoded
+    )
+    dev = encode(corpus.dev, tokenizer, corpus.tagset, max_length=length, folder=session.encoded)
+    run_ = experiment.run
+    identity = hash8(
+        replace(config, layer=0), run_.seed, run_.temperature, session.dtype,
+        _checkpoint_identity(config.checkpoint), train.identity, dev.identity,
+    )  # fmt: skip
+    folder = experiment.folder() / f"teacher-{identity}"
+    key = jax.random.key(run_.seed)
+    classes, tags = len(corpus.tagset), corpus.tagset.tags
+    if not (folder / "model" / "config.json").is_file():
+        session.refuse_other(folder)
+        spec, params = _start(config, tokenizer, tags, key)
+        if config.fine_tune:
+            session.say(f"teacher: fine-tuning in {folder}")
+            stage = Stage(
+                "teacher", (Term("ce"),), spec.groups, 1.0, config.recipe.schedule,
+                config.recipe.stop,
+            )  # fmt: skip
+            with session.timed("teacher"):
+                params = train_plan(
+                    session, folder, spec, params, (stage,), train, dev, corpus.tagset,
+                    labelled=np.arange(train.rows), budget=config.token_budget,
+                ).params  # fmt: skip
+        save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), tags)
+        tokenizer.save(folder / "model")
+    spec, params, _ = load_encoder(folder / "model", classes, labels=tags)
+    return Trained(spec, params, tokenizer, corpus.tagset, length, fingerprint(params))
+
+
+def _start(
+    config: TeacherConfig, tokenizer: Tokenizer, tags: tuple[str, ...], key: Array
+) -> tuple[EncoderSpec, Params]:
+    """The encoder before fine-tuning."""
+    if not config.checkpoint:
+        spec = EncoderSpec(
+            tokenizer.vocab_size, config.width, config.layers, config.heads,
+            config.feed_forward, positions=max(config.max_length, 16), classes=len(tags),
+            dropout=config.dropout,
+        )  # fmt: skip
+        return spec, build(spec).init(key)
+    labels = None if config.fine_tune else tags
+    spec, params, found = load_encoder(config.checkpoint, len(tags), labels=labels, key=key)
+    if not config.fine_tune and found is None:
+        raise ValueError(
+            f"{config.checkpoint} has no head for the tags {', '.join(tags)}: it can't teach as it "
+            "is; leave teacher.fine_tune on"
+        )
+    if config.keep_layers:
+        if config.keep_layers > spec.layers:
+            raise ValueError(
+                f"teacher.keep_layers is {config.keep_layers}; the checkpoint has {spec.layers}"
+            )
+        spec = replace(spec, layers=config.keep_layers)
+        params["layers"] = jax.tree.map(lambda leaf: leaf[: spec.layers], params["layers"])
+    own = load_tokenizer(config.checkpoint)
+    if own.fingerprint != tokenizer.fingerprint:
+        spec = replace(spec, vocab_size=tokenizer.vocab_size)
+        params["embed"]["table"] = _transplant(params["embed"]["table"], own, tokenizer, key)
+    return spec, params
+
+
+def _transplant(
+    table: Float[np.ndarray, "V D"], old: Tokenizer, new: Tokenizer, key: Array
+) -> Float[np.ndarray, "V2 D"]:
+    """Embeddings for another vocabulary: pieces that both have keep theirs, others are drawn.
+
+    Drawn ones have the mean and the deviation of the old table, so the first layer norm sees what
+    it was trained on.
+    """
+    shape = (new.vocab_size, table.shape[1])
+    fresh = np.array(jax.random.normal(key, shape)) * table.std(0) + table.mean(0)
+    known = old.backend.get_vocab()
+    for piece, number in new.backend.get_vocab().items():
+        if piece in known:
+            fresh[number] = table[known[piece]]
+    specials = (
+        (new.pad_id, old.pad_id), (new.unk_id, old.unk_id),
+        (new.cls_id, old.cls_id), (new.sep_id, old.sep_id),
+    )  # fmt: skip
+    for ours, theirs in specials:
+        fresh[ours] = table[theirs]
+    return fresh.astype(np.float32)
+
+
+def _checkpoint_identity(checkpoint: str) -> str:
+    """Of a local checkpoint, its weights' checksum: the same path may hold another file."""
+    weights = Path(checkpoint) / "model.safetensors"
+    return files.checksum(weights) if checkpoint and weights.is_file() else checkpoint

@@ -1,0 +1,65 @@
+"""A plan, run in a folder: data placed, checkpoints, metrics.jsonl and TensorBoard around it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xdistil_jax.data.batches import Buckets, Source, choose_widths, language_rates, mix
+from xdistil_jax.data.encode import EncodedStore
+from xdistil_jax.distill.checkpoint import Checkpoints
+from xdistil_jax.distill.evaluate import HeldOut, tagged_set
+from xdistil_jax.distill.loop import PlanResult, Training, run_plan
+from xdistil_jax.distill.stages import Stage
+from xdistil_jax.distill.step import Model
+from xdistil_jax.labels import TagSet
+from xdistil_jax.models.functional import Spec
+from xdistil_jax.report.writers import JsonLines, TensorBoard, Writers
+from xdistil_jax.session import Session
+from xdistil_jax.teacher.cache import TeacherCache
+from xdistil_jax.types import Params
+
+
+def train_plan(
+    session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
+    store: EncodedStore, dev: EncodedStore, tagset: TagSet, *, labelled: np.ndarray,
+    budget: int, transfer: np.ndarray | None = None, teacher: TeacherCache | None = None,
+) -> PlanResult:  # fmt: skip
+    """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
+    run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call
+    widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
+    buckets = Buckets(widths, budget)
+    transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
+    held_out, transfer = _hold_out(transfer, run_.held_out, run_.seed)
+    checkpoints = Checkpoints(folder / "checkpoints", every=run_.save_every_s)
+    saved = checkpoints.peek() or {"records": 0, "global_step": 0}
+    lines = JsonLines(folder / "metrics.jsonl", keep=saved["records"])
+    board = TensorBoard(folder / "tensorboard", purge_step=saved["global_step"])
+    shown = () if session.progress is None else (session.progress,)
+    writer = Writers((lines, board, *shown))
+    training = Training(
+        Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
+        store, _source(store, labelled, run_.temperature),
+        _source(store, transfer, run_.temperature), buckets,
+        tagged_set(dev, buckets, tagset, mesh, steps=steps), teacher,
+        () if teacher is None else teacher.arrays,
+        HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), run_.seed, steps,
+        checkpoints, writer, session.stop,
+    )  # fmt: skip
+    session.stop.listening = True
+    try:
+        return run_plan(training, stages, params)
+    finally:
+        session.stop.listening = False
+        writer.close()
+        checkpoints.close()
+
+
+def _source(store: EncodedStore, rows: np.ndarray, temperature: float) -> Source:
+    return Source(rows, store.lengths[rows], language_rates(store.language[rows], temperature))
+
+
+def _hold_out(rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(held out, the rest): ``count`` rows drawn by ``seed``, at most a tenth; each sorted."""
+    order = np.argsort(mix(seed, 0x4E1D, rows), kind="stable")
+    count = min(count, len(rows) // 10)
+    return np.sort(rows[order[:count]]), np.sort(rows[order[count:]])
