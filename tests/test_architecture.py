@@ -23,10 +23,11 @@ RANKS = {
     **dict.fromkeys(("report", "deploy"), 6),
     "experiment": 7,
     "session": 8,
-    "evaluation": 9,
-    "pipeline": 10,
-    "quickstart": 11,
-    "cli": 12,
+    **dict.fromkeys(("evaluation", "training"), 9),
+    "finetune": 10,
+    "pipeline": 11,
+    "quickstart": 12,
+    "cli": 13,
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
 HOMES = {

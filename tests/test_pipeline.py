@@ -53,6 +53,10 @@ def weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
     return load_bundle(folder / "student").weights
 
 
+def lines(folder: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_run_leaves_figures_and_a_student(finished):
     result, _ = finished
     report = json.loads((result.folder / "report.json").read_text())
@@ -62,7 +66,7 @@ def test_a_run_leaves_figures_and_a_student(finished):
     assert set(result.dev) == {"teacher", "student"}
     assert len(result.dev["student"].languages) == 3
     assert (result.folder / "report.md").read_text().startswith("# quickstart")
-    names = [json.loads(line)["stage_name"] for line in open(result.folder / "metrics.jsonl")]
+    names = [record["stage_name"] for record in lines(result.folder)]
     assert list(dict.fromkeys(names)) == [stage.name for stage in shrunk(result.folder).plan()]
 
 
@@ -147,9 +151,6 @@ def test_an_interrupted_run_goes_on_to_the_same_student(finished, tmp_path, call
     resumed = pipeline.run(shrunk(tmp_path))
     for path, leaf in weights(result.folder).items():
         np.testing.assert_array_equal(leaf, weights(resumed.folder)[path], err_msg=path)
-
-    def lines(folder):
-        return [json.loads(line) for line in open(folder / "metrics.jsonl")]
 
     assert lines(resumed.folder) == lines(result.folder)
 

@@ -6,10 +6,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from xdistil_jax.lazy import TRAIN
 
@@ -64,6 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _show_usage(text: str, arguments: Sequence[str]) -> NoReturn:
+    """End with the usage, as an answer where it was asked for and as a complaint elsewhere."""
+    if not {"-h", "--help"} & set(arguments):
+        sys.exit(f"usage: {text}")
+    print(f"usage: {text}")
+    sys.exit(0)
 
 
 def _is_told(error: Exception) -> bool:
@@ -166,6 +174,8 @@ class DistilArguments:
     """tiny, small or base."""
     strategy: str = "D4.2"
     name: str = "distil"
+    on_mismatch: Literal["error", "skip"] = "error"
+    """What a sentence that can't be used is: an error, or skipped and counted."""
 
 
 def _distil(arguments: list[str]) -> None:
@@ -179,11 +189,12 @@ def _distil(arguments: list[str]) -> None:
     given, rest = tyro.cli(
         DistilArguments, args=arguments, prog="xdistil distil", return_unknown_args=True
     )
+    _refuse_typos(rest)
     chosen = Experiment(
         name=given.name,
         strategy=given.strategy,
         data=DataSpec(
-            train=given.train, dev=given.dev, test=given.test, unlabelled=given.unlabelled
+            given.train, given.dev, given.test, given.unlabelled, on_mismatch=given.on_mismatch
         ),
         teacher=TeacherConfig(checkpoint=given.teacher),
         student=student_config(given.student),
@@ -193,6 +204,14 @@ def _distil(arguments: list[str]) -> None:
     _carry_out(chosen, evaluate_test=bool(chosen.data.test))
 
 
+def _refuse_typos(arguments: Sequence[str]) -> None:
+    """Answer a flag without a dot, which is no field of a part of an Experiment, by the nearest."""
+    known = {f"--{each.name.replace('_', '-')}": each for each in fields(DistilArguments)}
+    for each in arguments:
+        if each.startswith("--") and "." not in (flag := each.partition("=")[0]):
+            sys.exit(f"xdistil distil: no option {flag}{_nearest(flag, known)}")
+
+
 def load_experiment(path: str) -> Callable[[str | None], "Experiment"]:
     """The ``experiment`` of a Python file: strategy (None: its own choice) -> Experiment.
 
@@ -200,16 +219,22 @@ def load_experiment(path: str) -> Callable[[str | None], "Experiment"]:
         FileNotFoundError: with the files that are there.
         ValueError: if the file defines no ``experiment``.
     """
+    from xdistil_jax.experiment import Experiment
+
     file = Path(path)
     if not file.is_file():
         there = ", ".join(sorted(str(each) for each in file.parent.glob("*.py"))) or "no .py file"
         raise FileNotFoundError(f"{file} is not there; in its folder there is {there}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
     chosen = getattr(module, "experiment", None)
-    if chosen is None:
-        raise ValueError(f"{file} defines no `experiment` (an Experiment)")
+    if not isinstance(chosen, Experiment):
+        raise ValueError(f"{file} defines no `experiment` that is an Experiment")
     return lambda strategy: chosen if strategy is None else replace(chosen, strategy=strategy)
 
 
@@ -220,8 +245,10 @@ def _chosen(arguments: list[str], command: str) -> "Experiment":
     places = []
     while arguments and not arguments[0].startswith("-"):
         places.append(arguments.pop(0))
-    file = next((place for place in places if place.endswith(".py")), None)
-    strategy = next((place for place in places if not place.endswith(".py")), None)
+    file = places.pop(0) if places and places[0].endswith(".py") else None
+    strategy = places.pop(0) if places else None
+    if places:
+        raise ValueError(f"expected [FILE] [STRATEGY] and then options, found {places[0]!r} too")
     if file is None:
         default = Experiment() if strategy is None else Experiment(strategy=strategy)
     else:
@@ -233,10 +260,9 @@ def _chosen(arguments: list[str], command: str) -> "Experiment":
 
 def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        sys.exit(
-            "usage: xdistil run FILE [STRATEGY] [--test] [--data.root DIR] [--student.embed 100] …"
-            "\n\nEvery field of the experiment can be set: xdistil run FILE --help lists them."
-        )
+        text = "xdistil run FILE [STRATEGY] [--test] [--data.root DIR] [--student.embed 100] …"
+        more = "Every field of the experiment can be set: xdistil run FILE --help lists them."
+        _show_usage(f"{text}\n\n{more}", arguments)
     evaluate_test = "--test" in arguments
     chosen = _chosen([each for each in arguments if each != "--test"], "run FILE")
     _carry_out(chosen, evaluate_test=evaluate_test)
@@ -262,7 +288,7 @@ def _eval(arguments: list[str]) -> None:
     from xdistil_jax.report import page
 
     if not arguments or arguments[0].startswith("-"):
-        sys.exit("usage: xdistil eval RUN [--split dev|test]")
+        _show_usage("xdistil eval RUN [--split dev|test]", arguments)
     folder, *rest = arguments
     given = _parse(EvalArguments, rest, "eval RUN")
     result = run_again(folder, evaluate_test=given.split == "test", say=_say)
@@ -275,12 +301,20 @@ def _tag(arguments: list[str]) -> None:
     from xdistil_jax.deploy.tagger import Tagger
 
     if not arguments or arguments[0].startswith("-"):
-        sys.exit('usage: xdistil tag RUN ["text" ...]   (without texts: each line on stdin)')
+        _show_usage('xdistil tag RUN ["text" ...]   (without texts: each line on stdin)', arguments)
     folder, *texts = arguments
     tagger = Tagger.load(folder)
-    for text in texts or (line.rstrip("\r\n") for line in sys.stdin):
+    for text in texts or _lines_of_stdin():
         found = tagger([text])[0]
         print("\t".join(f"{e.text} [{e.type} {e.start}:{e.end}]" for e in found), flush=True)
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"stdin, line {number}: expected UTF-8 ({error.reason})") from error
 
 
 def _cache(arguments: list[str]) -> None:
@@ -294,11 +328,12 @@ def _cache(arguments: list[str]) -> None:
     if arguments == ["ls"]:
         for info in list_caches(root / "cache"):
             state = "complete" if info.complete else "unfinished"
-            layers = ", ".join(info.settings["layers"])
+            state = state if info.settings else "damaged, or of a newer version"
+            layers = ", ".join(info.settings.get("layers", ()))
             print(
                 f"{info.id}  {info.bytes / 2**20:8.1f} MiB  {info.rows:9,} rows  {layers}  {state}"
             )
     elif len(arguments) == 2 and arguments[0] == "rm":
         print(f"removed {remove_cache(root / 'cache', arguments[1])}")
     else:
-        sys.exit("usage: xdistil cache ls | xdistil cache rm ID   [--out DIR]")
+        _show_usage("xdistil cache ls | xdistil cache rm ID   [--out DIR]", arguments)

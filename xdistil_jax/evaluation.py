@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from xdistil_jax import files
 from xdistil_jax.data.batches import Buckets, choose_widths
@@ -34,14 +35,21 @@ def tag(session: Session, model: Trained, sentences: Sequence[Sentence]) -> list
 
 
 def evaluate(
-    session: Session, model: Trained, sentences: Sequence[Sentence], *, fresh: np.ndarray
+    session: Session,
+    model: Trained,
+    sentences: Sequence[Sentence],
+    *,
+    fresh: Bool[np.ndarray, "S"] | None = None,
 ) -> tuple[Scores, Scores | None]:
-    """seqeval's figures by language on all sentences, and on those where ``fresh`` holds."""
+    """seqeval's figures by language on all sentences, and on those where ``fresh`` holds.
+
+    The second is None without such sentences.
+    """
     gold = [sentence.tags or () for sentence in sentences]
     predicted = tag(session, model, sentences)
     languages = [sentence.language for sentence in sentences]
     everything = score(gold, predicted, languages)
-    chosen = np.flatnonzero(fresh)
+    chosen = np.flatnonzero(False if fresh is None else fresh)
     if not len(chosen):
         return everything, None
     part = ([column[i] for i in chosen] for column in (gold, predicted, languages))

@@ -26,11 +26,12 @@ class TeacherConfig:
 
     ``checkpoint`` is a local Hugging Face folder or a hub name; empty trains one from scratch of
     the given sizes, on a WordPiece vocabulary of ``vocab_size`` pieces that is trained on the text
-    or, with ``tokenizer`` (folder, vocabulary file or hub name), on a given one. A checkpoint with
-    another ``tokenizer`` keeps its blocks (the lowest ``keep_layers``; 0: all) and the embeddings
-    of the pieces that both vocabularies have. ``layer`` is the one whose states the student
-    imitates (1 … L; 0: the last); ``fine_tune=False`` takes a token-classification checkpoint as
-    it is; ``cache`` is the id of the one teacher cache that will do.
+    or, with ``tokenizer`` (folder, vocabulary file or hub name), on a given one, cut to the text. A
+    checkpoint with another ``tokenizer`` keeps its blocks (the lowest ``keep_layers``; 0: all) and
+    the embeddings of the pieces that both vocabularies have. ``layer`` is the one whose states the
+    student imitates (1 … L; 0: the last); ``fine_tune=False`` takes a token-classification
+    checkpoint as it is; ``word_dropout`` hides whole pieces in training; ``cache`` is the id of the
+    one teacher cache that will do.
     """
 
     checkpoint: str = ""
@@ -50,6 +51,7 @@ class TeacherConfig:
     heads: int = 4
     feed_forward: int = 1024
     dropout: float = 0.1
+    word_dropout: float = 0.0
     cache: str = ""
 
 
@@ -142,9 +144,18 @@ def settings(value: Any) -> Any:
 
 
 def restore(record: Any, kind: Any = Experiment) -> Any:
-    """The inverse of ``settings``; what was left out there gets its default."""
+    """The inverse of ``settings``; what was left out there gets its default.
+
+    Raises:
+        ValueError: for a field that this version doesn't have.
+    """
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
+        if unknown := record.keys() - hints.keys():
+            raise ValueError(
+                f"{kind.__name__} has no {', '.join(sorted(unknown))}: the configuration was "
+                "written by another version of xdistil_jax"
+            )
         return kind(**{name: restore(value, hints[name]) for name, value in record.items()})
     if get_origin(kind) in (Union, UnionType):
         inner = next(each for each in get_args(kind) if each is not type(None))
@@ -167,7 +178,7 @@ def student_config(name: str) -> StudentConfig:
         ValueError: with the nearest name.
     """
     if name not in STUDENTS:
-        near = difflib.get_close_matches(name, STUDENTS, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name.lower(), STUDENTS, n=1, cutoff=0.0)
         raise ValueError(f"unknown student {name!r}: did you mean {near[0]}? {', '.join(STUDENTS)}")
     return STUDENTS[name]
 

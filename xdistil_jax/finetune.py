@@ -10,22 +10,30 @@ from jaxtyping import Array, Float
 from xdistil_jax import files
 from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.encode import encode
-from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import Experiment, TeacherConfig, hash8
-from xdistil_jax.models.checkpoints import fingerprint, load_encoder, save_encoder
+from xdistil_jax.models.checkpoints import load_encoder, save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Session, Trained
+from xdistil_jax.teacher.manifest import identify_teacher
 from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
 
-def teacher_tokenizer(experiment: Experiment, corpus: Corpus) -> Tokenizer:
+def _tokenizer(experiment: Experiment, corpus: Corpus) -> Tokenizer:
+    """The checkpoint's; or one trained on the text; or a given one, cut to the text."""
     config = experiment.teacher
-    if config.tokenizer or config.checkpoint:
-        return load_tokenizer(config.tokenizer or config.checkpoint)
-    return train_tokenizer([*corpus.train, *corpus.transfer], config.vocab_size)
+    text = [*corpus.train, *corpus.transfer]
+    if not config.tokenizer and not config.checkpoint:
+        return train_tokenizer(text, config.vocab_size)
+    tokenizer = load_tokenizer(config.tokenizer or config.checkpoint)
+    if not config.tokenizer:
+        return tokenizer
+    # Its embeddings are to be learned from this text, so pieces that never occur are dead weight.
+    seen = {word for sentence in text for word in sentence.words}
+    return cut_tokenizer(tokenizer, np.unique(tokenizer.word_pieces(sorted(seen))[0]))[0]
 
 
 def layer_name(experiment: Experiment, spec: EncoderSpec) -> str:
@@ -42,9 +50,10 @@ def layer_name(experiment: Experiment, spec: EncoderSpec) -> str:
     return f"layer_{number}"
 
 
-def prepare_teacher(session: Session, corpus: Corpus, tokenizer: Tokenizer) -> Trained:
+def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
     """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
     experiment, config = session.experiment, session.experiment.teacher
+    tokenizer = _tokenizer(experiment, corpus)
     length = config.max_length
     train = encode(
         corpus.train, tokenizer, corpus.tagset, max_length=length, folder=session.encoded
@@ -75,7 +84,9 @@ def prepare_teacher(session: Session, corpus: Corpus, tokenizer: Tokenizer) -> T
         save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), tags)
         tokenizer.save(folder / "model")
     spec, params, _ = load_encoder(folder / "model", classes, labels=tags)
-    return Trained(spec, params, tokenizer, corpus.tagset, length, fingerprint(params))
+    # How it was regularised in training changes nothing of what it says.
+    identity = identify_teacher(replace(spec, dropout=0.0), params)
+    return Trained(spec, params, tokenizer, corpus.tagset, length, identity)
 
 
 def _start(
@@ -86,7 +97,7 @@ def _start(
         spec = EncoderSpec(
             tokenizer.vocab_size, config.width, config.layers, config.heads,
             config.feed_forward, positions=max(config.max_length, 16), classes=len(tags),
-            dropout=config.dropout,
+            dropout=config.dropout, word_dropout=config.word_dropout,
         )  # fmt: skip
         return spec, build(spec).init(key)
     labels = None if config.fine_tune else tags

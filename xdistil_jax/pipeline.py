@@ -3,9 +3,11 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from xdistil_jax import files, trees
 from xdistil_jax.compilation import persistent_cache
@@ -15,9 +17,10 @@ from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.distill.stages import describe
+from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import report_run, write_report
 from xdistil_jax.experiment import Experiment, Result, hash8, restore, settings
-from xdistil_jax.finetune import layer_name, prepare_teacher, teacher_tokenizer
+from xdistil_jax.finetune import layer_name, prepare_teacher
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.embeddings import svd_table
@@ -54,8 +57,7 @@ def run(
         session = Session.start(experiment, say=say, progress=progress, stop=stop, only=only)
         with session.timed("text"):
             corpus = load_corpus(experiment.data)
-            tokenizer = teacher_tokenizer(experiment, corpus)
-        teacher = prepare_teacher(session, corpus, tokenizer)
+        teacher = prepare_teacher(session, corpus)
         folder, student = distil(session, corpus, teacher)
         models = {"teacher": teacher, "student": student}
         report = report_run(session, folder, corpus, models, evaluate_test=evaluate_test)
@@ -90,80 +92,103 @@ def _scores(report: dict, split: str) -> dict[str, Scores] | None:
     return {name: Scores.from_json(each["scores"]) for name, each in figures.items()}
 
 
-def distil(session: Session, corpus: Corpus, teacher: Trained) -> tuple[Path, Trained]:
-    """The student: found, or distilled by the experiment's plan. Returns its run folder too."""
-    experiment = session.experiment
-    length = teacher.max_length
-    text = encode(
+class Text(NamedTuple):
+    """Train and transfer text in the teacher's pieces, and the tokenizer cut to them.
+
+    ``labelled`` and ``transfer`` are rows of ``store``; ``kept[student's id]`` is the teacher's id.
+    """
+
+    store: EncodedStore
+    labelled: Int[np.ndarray, "N"]
+    transfer: Int[np.ndarray, "M"]
+    tokenizer: Tokenizer
+    kept: Int[np.ndarray, "V"]
+
+
+def encode_text(session: Session, corpus: Corpus, teacher: Trained) -> Text:
+    """Encode what the student may see, and cut the vocabulary to it, before any training."""
+    store = encode(
         [*corpus.train, *corpus.transfer], teacher.tokenizer, corpus.tagset,
-        max_length=length, folder=session.encoded,
+        max_length=teacher.max_length, folder=session.encoded,
     )  # fmt: skip
-    used = np.flatnonzero(piece_counts([text], teacher.tokenizer.vocab_size))
-    tokenizer, kept = cut_tokenizer(teacher.tokenizer, used)
-    dev = encode(corpus.dev, tokenizer, corpus.tagset, max_length=length, folder=session.encoded)
-    stages = experiment.plan()
-    layer = layer_name(experiment, teacher.spec)
-    identity = hash8(
-        experiment.student, list(stages), experiment.run, layer, session.dtype,
-        teacher.fingerprint, text.identity, dev.identity,
-    )  # fmt: skip
-    name = experiment.strategy if experiment.stages is None else "custom"
-    folder = experiment.folder() / f"{name}-{identity}"
-    config = experiment.student
-    spec = BiLSTMSpec(
-        tokenizer.vocab_size, config.embed, config.hidden, teacher.spec.width,
-        len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
-    )  # fmt: skip
-    session.refuse_other(folder)
-    if not (folder / "student").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(folder / "plan.txt", describe(stages) + "\n")
-        files.write_atomic(folder / "config.json", json.dumps(settings(experiment), indent=2))
-        params = build(spec).init(jax.random.key(experiment.run.seed))
-        if config.embedding == "svd":
-            table = np.asarray(teacher.params["embed"]["table"])[kept]
-            params["embed"]["table"] = svd_table(table, config.embed)
-        transfer = np.flatnonzero(text.sentence >= len(corpus.train))
-        cache = None
-        if any(stage.labelled_fraction < 1 for stage in stages):
-            cache = _cache(session, text, teacher, layer)
-        with session.timed("student"):
-            params = train_plan(
-                session, folder, spec, params, stages, text.remap(kept), dev, corpus.tagset,
-                labelled=np.flatnonzero(text.sentence < len(corpus.train)), transfer=transfer,
-                teacher=cache, budget=experiment.run.token_budget,
-            ).params  # fmt: skip
-        _save_student(folder / "student", spec, params, tokenizer, corpus.tagset, length)
-    bundle = load_bundle(folder / "student")
-    params = trees.unflatten(bundle.weights)
-    return folder, Trained(spec, params, tokenizer, corpus.tagset, length)
+    used = np.flatnonzero(piece_counts([store], teacher.tokenizer.vocab_size))
+    is_train = store.sentence < len(corpus.train)
+    rows = (np.flatnonzero(is_train), np.flatnonzero(~is_train))
+    return Text(store, *rows, *cut_tokenizer(teacher.tokenizer, used))
 
 
-def _cache(session: Session, text: EncodedStore, teacher: Trained, layer: str) -> TeacherCache:
+def cache_teacher(session: Session, text: Text, teacher: Trained) -> TeacherCache:
     """Hidden states and logits of the teacher over train and transfer text, never dev or test."""
-    cache_settings = CacheSettings(
-        teacher=f"{teacher.fingerprint}", tokenizer=teacher.tokenizer.fingerprint,
-        layers=(layer,), max_length=teacher.max_length, dtype=session.dtype,
+    layer = layer_name(session.experiment, teacher.spec)
+    wanted = CacheSettings(
+        teacher=teacher.fingerprint, tokenizer=teacher.tokenizer.fingerprint, layers=(layer,),
+        max_length=teacher.max_length, dtype=session.dtype,
     )  # fmt: skip
     with session.timed("cache"):
-        spec = replace(teacher.spec, outputs=(layer,))
         return build_cache(
-            session.caches, text, np.arange(text.rows), build(spec), teacher.params,
-            cache_settings, mesh=session.mesh, say=session.say,
-            only=session.experiment.teacher.cache or None,
+            session.caches, text.store, np.arange(text.store.rows),
+            build(replace(teacher.spec, outputs=(layer,))), teacher.params, wanted,
+            mesh=session.mesh, say=session.say, only=session.experiment.teacher.cache or None,
         )  # fmt: skip
 
 
-def _save_student(
+def distil(session: Session, corpus: Corpus, teacher: Trained) -> tuple[Path, Trained]:
+    """The student: found, or distilled by the experiment's plan. Gives its run folder too."""
+    experiment, config = session.experiment, session.experiment.student
+    text = encode_text(session, corpus, teacher)
+    layer = layer_name(experiment, teacher.spec)
+    spec = BiLSTMSpec(
+        text.tokenizer.vocab_size, config.embed, config.hidden, teacher.spec.width,
+        len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
+    )  # fmt: skip
+    dev = encode(
+        corpus.dev, text.tokenizer, corpus.tagset, max_length=teacher.max_length,
+        folder=session.encoded,
+    )  # fmt: skip
+    stages = experiment.plan()
+    identity = hash8(
+        config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
+        text.store.identity, dev.identity,
+    )  # fmt: skip
+    name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
+    folder = experiment.folder() / f"{name}-{identity}"
+    session.refuse_other(folder)
+    if not (folder / "student").is_dir():
+        session.say(f"student: {len(stages)} stages in {folder}")
+        params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
+        save_bundle(
+            folder / "student", kind="bilstm", sizes=asdict(spec),
+            weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
+            tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=teacher.max_length,
+        )  # fmt: skip
+    params = trees.unflatten(load_bundle(folder / "student").weights)
+    return folder, Trained(spec, params, text.tokenizer, corpus.tagset, teacher.max_length)
+
+
+def _train_student(
+    session: Session,
     folder: Path,
     spec: BiLSTMSpec,
-    params: Params,
-    tokenizer: Tokenizer,
+    text: Text,
+    dev: EncodedStore,
     tagset: TagSet,
-    max_length: int,
-) -> None:
-    weights = {path: np.asarray(leaf) for path, leaf in trees.leaves(params)}
-    save_bundle(
-        folder, kind="bilstm", sizes=asdict(spec), weights=weights, tokenizer=tokenizer,
-        tagset=tagset, max_length=max_length,
-    )  # fmt: skip
+    teacher: Trained,
+) -> Params:
+    experiment = session.experiment
+    stages = experiment.plan()
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(folder / "config.json", json.dumps(settings(experiment), indent=2))
+    params = build(spec).init(jax.random.key(experiment.run.seed))
+    masks = (f"{s.name}\n{trees.describe(trees.mask(params, s.trainable))}" for s in stages)
+    files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
+    if experiment.student.embedding == "svd":
+        table = np.asarray(teacher.params["embed"]["table"])[text.kept]
+        params["embed"]["table"] = svd_table(table, spec.embed)
+    taught = any(stage.labelled_fraction < 1 for stage in stages)
+    cache = cache_teacher(session, text, teacher) if taught else None
+    with session.timed("student"):
+        return train_plan(
+            session, folder, spec, params, stages, text.store.remap(text.kept), dev, tagset,
+            labelled=text.labelled, transfer=text.transfer, teacher=cache,
+            budget=experiment.run.token_budget,
+        ).params  # fmt: skip

@@ -101,9 +101,14 @@ def optimiser(h: HParams) -> optax.GradientTransformation:
         optax.clip_by_global_norm(h.clip),
         optax.scale_by_adam(),
         optax.add_decayed_weights(
-            h.weight_decay, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+            h.weight_decay, mask=lambda params: jax.tree.map_with_path(_decays, params)
         ),
     )
+
+
+def _decays(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> bool:
+    """Matrices decay; vectors don't, even where layers or directions are stacked in one leaf."""
+    return leaf.ndim > 1 and path[-1].key not in ("bias", "scale")
 
 
 def start_state(

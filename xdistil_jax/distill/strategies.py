@@ -71,17 +71,22 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
     }
 
 
-def plan(name: str, groups: tuple[str, ...], tuning: Tuning = Tuning()) -> tuple[Stage, ...]:
-    """The stages of strategy ``name`` (upper or lower case).
+def proper_name(name: str) -> str:
+    """A strategy's name as the table spells it, from upper or lower case.
 
     Raises:
         ValueError: for an unknown name, with the nearest ones.
     """
-    table = {key.lower(): stages for key, stages in strategies(groups, tuning).items()}
+    table = {key.lower(): key for key in strategies(("head", "body"))}
     if name.lower() not in table:
         near = difflib.get_close_matches(name.lower(), table, n=2, cutoff=0.3)
         raise ValueError(
             f"unknown strategy {name!r}: did you mean {' or '.join(near) or 'd4.2'}? "
-            f"There are {', '.join(strategies(groups))}"
+            f"There are {', '.join(table.values())}"
         )
     return table[name.lower()]
+
+
+def plan(name: str, groups: tuple[str, ...], tuning: Tuning = Tuning()) -> tuple[Stage, ...]:
+    """The stages of strategy ``name``; see ``proper_name``."""
+    return strategies(groups, tuning)[proper_name(name)]

@@ -28,7 +28,8 @@ class EncoderSpec:
 
     ``stacked`` keeps all layers in one leaf with a leading axis, run by a scan: quick to compile,
     but a stacked leaf can't be partly frozen, so a student that is unfrozen layer by layer wants
-    False. ``outputs`` names the hidden states that are returned (None: all of them).
+    False. ``word_dropout`` hides whole pieces in training, so that the context has to speak for
+    them. ``outputs`` names the hidden states that are returned (None: all of them).
     """
 
     vocab_size: int
@@ -40,6 +41,7 @@ class EncoderSpec:
     token_types: int = 2
     classes: int = 7
     dropout: float = 0.1
+    word_dropout: float = 0.0
     norm_epsilon: float = 1e-12
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
     initializer: float = 0.02
@@ -147,7 +149,7 @@ class Encoder(nnx.Module):
         keys = None if key is None else jax.random.split(key, spec.layers + 2)
         first, last = (None, None) if keys is None else (keys[0], keys[-1])
         real = jnp.arange(T)[None] < lengths[:, None]
-        x = _embed(spec, params["embed"], tokens, token_types, dtype)
+        x = _embed(spec, params["embed"], tokens, token_types, dtype, first)
         x = dropout(x, spec.dropout, first)
         hidden = {"embedding": x, **_run_layers(spec, params, x, real, keys)}
         top = hidden[spec.hidden_names[-1]].astype(jnp.float32)
@@ -178,8 +180,13 @@ def _embed(
     tokens: Int[Array, "B T"],
     token_types: Int[Array, "B T"] | None,
     dtype: DTypeLike,
+    key: Array | None,
 ) -> Float[Array, "B T D"]:
-    x = params["table"][tokens] + params["positions"][None, : tokens.shape[1]]
+    x = params["table"][tokens]
+    if key is not None and spec.word_dropout:
+        hidden = jax.random.bernoulli(jax.random.fold_in(key, 1), spec.word_dropout, tokens.shape)
+        x = jnp.where(hidden[..., None], 0.0, x)
+    x = x + params["positions"][None, : tokens.shape[1]]
     types = params["types"]
     x = x + (types[None, :1] if token_types is None else types[token_types])
     return _normalize(spec, params["norm"], x).astype(dtype)
