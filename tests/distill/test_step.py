@@ -39,6 +39,7 @@ ALL = Stage(
     Schedule(peak=0.02, warmup=0.1, weight_decay=0.1),
 )
 TOTAL = 40
+D42 = plan("D4.2", GROUPS)
 
 
 def start(stage=ALL, model=MODEL, params=None, carried=None):
@@ -83,7 +84,7 @@ def single_batches(stage):
 # --- what is frozen --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", plan("D4.2", GROUPS), ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", D42, ids=lambda stage: stage.name)
 def test_frozen_leaves_are_bit_identical(stage):
     before = dict(trees.leaves(make_params()))
     # Decay and a large rate: both would show on a leaf that isn't frozen.
@@ -95,7 +96,7 @@ def test_frozen_leaves_are_bit_identical(stage):
         assert equal(leaf, before[path]) == (not mask[path]), path
 
 
-@pytest.mark.parametrize("stage", plan("D4.2", GROUPS)[:3], ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", D42[:3], ids=lambda stage: stage.name)
 def test_frozen_leaves_have_no_moments(stage):
     state, _ = start(stage)
     mask = trees.mask(make_params(), stage.trainable)
@@ -149,9 +150,9 @@ def full_tree_optax(stage, params):
     return optax.multi_transform({"x": train, ".": optax.set_to_zero()}, labels)
 
 
-@pytest.mark.parametrize(("number", "clip"), [(0, 0.4), (1, 1.0), (3, 1.0), (8, 0.4), (9, 1.0)])
+@pytest.mark.parametrize(("number", "clip"), [(0, 0.4), (3, 1.0), (9, 1.0)])
 def test_an_update_equals_full_tree_optax_under_the_mask(number, clip):
-    stage = (*plan("D4.2", GROUPS), ALL)[number]
+    stage = (*D42, ALL)[number]
     stage = replace(stage, schedule=replace(ALL.schedule, clip=clip))
     params, key = make_params(), jax.random.key(3)
     tx = full_tree_optax(stage, params)
@@ -328,7 +329,7 @@ def test_one_device_equals_eight():
 
 def test_the_state_is_donated_and_nothing_else():
     params = replicate(make_params(), MODEL.mesh)
-    stage = replace(ALL, trainable=("head", "projection"))
+    stage = D42[2]
     state, h = start(stage, params=params)
     arrays = replicate(Teacher().arrays, MODEL.mesh)
     feed = next(feeds_of())
@@ -346,8 +347,7 @@ def adam(state):
 
 
 def test_carry_keeps_the_moments_of_leaves_trained_before():
-    narrow = replace(ALL, trainable=("head",))
-    wide = replace(ALL, trainable=("head", "projection"))
+    narrow, wide = D42[1:3]
     before, _ = run(narrow)
     params, old = jax.tree.map(np.array, (merged(before), adam(before)))
     fresh, h = start(wide, params=params)
@@ -370,8 +370,8 @@ def test_carry_keeps_the_moments_of_leaves_trained_before():
 
 
 def test_carry_forgets_leaves_that_are_frozen_now():
-    before, _ = run(replace(ALL, trainable=("head", "projection")))
-    carried, _ = start(replace(ALL, trainable=("head",)), carried=before.opt_state)
+    before, _ = run(D42[2])
+    carried, _ = start(D42[1], carried=before.opt_state)
     assert {path for path, _ in trees.leaves(adam(carried).mu)} == {"head/bias", "head/kernel"}
 
 

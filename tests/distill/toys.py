@@ -9,11 +9,15 @@ from flax import nnx
 
 from xdistil_jax.data.batches import Buckets, Sampler, Source
 from xdistil_jax.data.encode import EncodedStore
+from xdistil_jax.distill.checkpoint import Checkpoints
+from xdistil_jax.distill.evaluate import HeldOut, tagged_set
 from xdistil_jax.distill.feed import Feeder
+from xdistil_jax.distill.loop import StopFlag, Training
+from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
 from xdistil_jax.distill.step import Model
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.functional import build, dropout
-from xdistil_jax.sharding import make_mesh
+from xdistil_jax.sharding import make_mesh, replicate
 from xdistil_jax.types import Batch, EncoderOutput
 
 VOCABULARY, WIDTH = 50, 12
@@ -79,8 +83,9 @@ def make_store(rows, seed=0, *, tagged=None, longest=8):
         size = int(random.integers(1, longest - 1))
         starts = np.concatenate([[True], random.random(size - 1) < 0.7])
         numbers = np.where(starts, np.cumsum(starts) - 1, -1)
-        tags = random.integers(0, len(TAGS), size) if row < tagged else np.full(size, -1)
-        tokens += [2, *random.integers(4, VOCABULARY, size).tolist(), 3]
+        inner = random.integers(4, VOCABULARY, size)
+        tags = inner % len(TAGS) if row < tagged else np.full(size, -1)
+        tokens += [2, *inner.tolist(), 3]
         word += [-1, *numbers.tolist(), -1]
         labels += [-1, *np.where(starts, tags, -1).tolist(), -1]
         lengths.append(size + 2)
@@ -173,3 +178,55 @@ def equal(left, right):
 def _plain(leaf):
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
+
+
+# --- a run -----------------------------------------------------------------------------------
+
+FAST = Schedule(peak=0.02, warmup=0.1, weight_decay=0.01)
+STAGES = (
+    Stage("repr", (Term("repr"),), GROUPS[1:], 0.0, FAST, StopRule(1.5, evaluations=2)),
+    Stage(
+        "joint", (Term("ce", 2.0), Term("logit")), GROUPS[:2], 0.5, FAST,
+        StopRule(0.7, evaluations=3, patience=9),
+    ),
+    Stage("ce", (Term("ce"),), GROUPS[:3], 1.0, FAST, StopRule(2, patience=9), carry=True),
+)  # fmt: skip
+
+
+class Records:
+    """A writer that keeps all; ``after`` is called after each progress record with their number."""
+
+    def __init__(self, written=(), after=lambda count: None):
+        self.written, self.shown, self.after = list(written), [], after
+
+    def write(self, record):
+        self.written.append(dict(record))
+
+    def progress(self, record):
+        self.shown.append(dict(record))
+        self.after(len(self.shown))
+
+
+def make_training(checkpoints=None, writer=None, stop=None, **options):
+    """A run on the random text, on one device."""
+    model, teacher, steps = make_model(), Teacher(), 2
+    transfer = make_sampler(0.5).transfer.rows
+    values = {
+        "labelled": make_sampler(0.5).labelled,
+        "transfer": source(transfer[40:]),
+        "buckets": ONE,
+        "dev": tagged_set(make_store(60, seed=1), ONE, TAGS, model.mesh, steps=steps),
+        "held_out": HeldOut.of(STORE, transfer[:40], ONE, teacher, model.mesh, steps=steps),
+        "seed": 11,
+    }
+    return Training(
+        model,
+        STORE,
+        teacher=teacher,
+        arrays=replicate(teacher.arrays, model.mesh),
+        steps_per_call=steps,
+        checkpoints=checkpoints or Checkpoints(None),
+        writer=writer or Records(),
+        stop=stop or StopFlag(),
+        **values | options,
+    )

@@ -174,6 +174,49 @@ def test_equals_torch():
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 
+def unrolled(x, lengths, kernel, recurrent, bias):
+    """Both directions of each row, word by word, for autodiff to look at; zero on padding."""
+    H = recurrent.shape[1]
+    rows = []
+    for row, length in zip(x, lengths, strict=True):
+        states = [[jnp.zeros(2 * H)] for _ in row]
+        for number, order in enumerate((range(length), range(length - 1, -1, -1))):
+            h = c = jnp.zeros(H)
+            for place in order:
+                gates = row[place] @ kernel[number] + h @ recurrent[number] + bias[number]
+                i, f, g, o = jnp.split(gates, 4)
+                c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+                h = jax.nn.sigmoid(o) * jnp.tanh(c)
+                half = (h, jnp.zeros(H)) if number == 0 else (jnp.zeros(H), h)
+                states[place].append(jnp.concatenate(half))
+        rows.append(jnp.stack([sum(each) for each in states]))
+    return jnp.stack(rows)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_equal_those_of_an_unrolled_loop(dtype):
+    layer = [PARAMS["bilstm"][name] for name in ("kernel", "recurrent", "bias")]
+    lengths = [4, 2, 1, 0]
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(rng.standard_normal((4, 4, SPEC.embed)), jnp.float32)
+    weight = jnp.asarray(rng.standard_normal((4, 4, 2 * SPEC.hidden)), jnp.float32)
+    real = jnp.asarray(np.arange(4) < np.array(lengths)[:, None])
+
+    def ours(x, *layer):
+        return jnp.sum(bilstm(x.astype(dtype), real, *layer) * weight)
+
+    def theirs(x, *layer):
+        return jnp.sum(unrolled(x, lengths, *layer) * weight)
+
+    pairs = [jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(x, *layer) for f in (ours, theirs)]
+    atol = 1e-4 if dtype == jnp.float32 else 0.25
+    np.testing.assert_allclose(pairs[0][0], pairs[1][0], atol=4 * atol)
+    for one, other in zip(pairs[0][1], pairs[1][1], strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, atol=atol)
+    assert (np.asarray(pairs[0][1][0])[~np.asarray(real)] == 0).all()
+
+
 def reference(spec, params, tokens, length):
     """The student for one row, word by word, in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in trees.leaves(params)}

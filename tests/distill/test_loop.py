@@ -1,0 +1,265 @@
+"""The loop: its order of effects, late fetches, best parameters, and bitwise resume."""
+
+import re
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from tests.distill.toys import (
+    FAST,
+    GROUPS,
+    STAGES,
+    Records,
+    equal,
+    make_params,
+    make_training,
+)
+from xdistil_jax import trees
+from xdistil_jax.distill import loop
+from xdistil_jax.distill.checkpoint import Checkpoints
+from xdistil_jax.distill.evaluate import HeldOut
+from xdistil_jax.distill.loop import InterruptedRunError, StopFlag, run_plan
+from xdistil_jax.distill.stages import Stage, StopRule, Term
+
+CALLS = 18
+CE = replace(STAGES[2], carry=False)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """(result, records, parameters before) of a run that nothing interrupts."""
+    writer, params = Records(), make_params()
+    result = run_plan(make_training(writer=writer), STAGES, params)
+    assert len(writer.shown) == CALLS
+    assert not equal(result.params, params)
+    return result, writer.written, params
+
+
+def assert_same_run(found, records, whole):
+    result, expected, _ = whole
+    assert equal(found.params, result.params)
+    assert found.stages == result.stages
+    assert records == expected
+
+
+# --- resume ----------------------------------------------------------------------------------
+
+
+def go_on(folder, records, *, every, after=lambda count, stop: None):
+    """Run until it ends or is interrupted: (result or None, all records)."""
+    checkpoints, stop = Checkpoints(folder, every=every), StopFlag()
+    kept = (checkpoints.peek() or {"records": 0})["records"]
+    writer = Records(records[:kept], lambda count: after(count, stop))
+    try:
+        result = run_plan(make_training(checkpoints, writer, stop), STAGES, make_params())
+    except InterruptedRunError as error:
+        return None, writer.written, str(error)
+    finally:
+        checkpoints.close()
+    return result, writer.written, ""
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9], ids=["often", "never"])
+@pytest.mark.parametrize("calls", [1, 4, 6, 11, 15, 18])
+def test_resume_after_a_stop_is_bitwise(tmp_path, whole, calls, every):
+    def after(count, stop):
+        stop.raised = count >= calls
+
+    result, records, message = go_on(tmp_path, [], every=every, after=after)
+    if calls == CALLS:
+        # The last call has been made: there is nothing left to stop.
+        assert_same_run(result, records, whole)
+    else:
+        assert result is None
+        place = re.fullmatch(
+            r"stage (\d)/3, step (\d+) saved; repeat the command to go on", message
+        )
+        host = Checkpoints(tmp_path).peek()
+        assert int(place[1]) == host["stage"] + 1
+        assert int(place[2]) == host["step"]
+        assert records == whole[1][: len(records)]
+    assert_same_run(*go_on(tmp_path, records, every=every)[:2], whole)
+
+
+def test_a_run_that_is_stopped_at_every_call_is_the_same_run(tmp_path, whole):
+    def after(count, stop):
+        stop.raised = True
+
+    records, result, stops = [], None, 0
+    while result is None:
+        result, records, _ = go_on(tmp_path, records, every=1e9, after=after)
+        stops += result is None
+    assert stops > 8
+    assert_same_run(result, records, whole)
+
+
+def test_a_finished_run_trains_nothing(tmp_path, whole, monkeypatch):
+    result, records, _ = go_on(tmp_path, [], every=0.0)
+    assert_same_run(result, records, whole)
+    monkeypatch.setattr(loop, "train_call", None)
+    monkeypatch.setattr(loop, "dev_f1", None)
+    again, more, _ = go_on(tmp_path, records, every=0.0)
+    assert_same_run(again, more, whole)
+
+
+def test_runs_repeat_and_seeds_differ(whole):
+    result, records, params = whole
+    writer = Records()
+    again = run_plan(make_training(writer=writer), STAGES, params)
+    assert_same_run(again, writer.written, whole)
+    other = run_plan(make_training(seed=12), STAGES[:1], params)
+    assert not equal(other.params, run_plan(make_training(), STAGES[:1], params).params)
+
+
+# --- the order of effects --------------------------------------------------------------------
+
+
+class _Told(StopFlag):
+    """A flag that tells when it is read."""
+
+    def __init__(self, tell):
+        self.__dict__["tell"] = tell
+
+    @property
+    def raised(self):
+        self.tell("stop")
+        return False
+
+
+@pytest.fixture
+def events(monkeypatch, tmp_path):
+    """What a run did, in its order."""
+    found = []
+
+    def telling(name, function):
+        def told(*args, **kwargs):
+            found.append(name)
+            return function(*args, **kwargs)
+
+        return told
+
+    class Saving(Checkpoints):
+        save = telling("save", Checkpoints.save)
+
+    class Writing(Records):
+        write = telling("log", Records.write)
+        progress = telling("progress", Records.progress)
+
+    call = loop.train_call
+    monkeypatch.setattr(loop, "train_call", lambda *args: telling("dispatch", call(*args)))
+    monkeypatch.setattr(loop, "dev_f1", telling("evaluate", loop.dev_f1))
+    monkeypatch.setattr(loop, "fetch", telling("fetch", loop.fetch))
+    checkpoints = Saving(tmp_path, every=0)
+    run_plan(make_training(checkpoints, Writing(), _Told(found.append)), STAGES, make_params())
+    return found
+
+
+def test_effects_come_in_their_order(events):
+    letters = {"evaluate": "E", "log": "L", "save": "S", "stop": "?", "dispatch": "D"}
+    line = "".join(letters.get(event, "") for event in events)
+    assert re.fullmatch(r"((ELS(\?D)+)+ELS){3}", line), line
+
+
+def test_metrics_are_fetched_one_call_late(events):
+    letters = {"evaluate": "E", "dispatch": "D", "fetch": "F"}
+    line = "".join(letters.get(event, "") for event in events)
+    # Between two evaluations, a call is always under way when something is fetched.
+    assert re.fullmatch(r"E((D(DF)*F)?E)+", line), line
+    assert "DDF" in line
+    assert line.count("F") == line.count("D") == events.count("progress") == CALLS
+
+
+# --- the best parameters ---------------------------------------------------------------------
+
+
+def scripted(monkeypatch, figures, name="dev_f1"):
+    """Let the evaluations of a run find ``figures``; gives the parameters that each one saw."""
+    seen = []
+
+    def evaluate(params):
+        seen.append(jax.tree.map(np.array, params))
+        return figures[len(seen) - 1]
+
+    if name == "dev_f1":
+        monkeypatch.setattr(loop, "dev_f1", lambda spec, dtype, params, dev: evaluate(params))
+    else:
+        means = lambda self, model, losses, params, arrays: {"repr": evaluate(params)}  # noqa: E731
+        monkeypatch.setattr(HeldOut, "means", means)
+    return seen
+
+
+def stage_of(evaluations, patience=99, losses=("ce",)):
+    rule = StopRule(2, evaluations=evaluations, patience=patience)
+    terms, fraction = tuple(map(Term, losses)), float("ce" in losses)
+    trainable = GROUPS[:3] if "ce" in losses else GROUPS[1:]
+    return Stage("scripted", terms, trainable, fraction, FAST, rule)
+
+
+def test_the_best_parameters_are_restored_and_a_tie_keeps_the_earlier(monkeypatch):
+    seen = scripted(monkeypatch, [0.1, 0.5, 0.5, 0.3, float("nan"), 0.5, 0.4])
+    writer = Records()
+    result = run_plan(make_training(writer=writer), [stage_of(2)], make_params())
+    assert 4 <= len(seen) <= 7
+    steps = [record["step"] for record in writer.written]
+    assert equal(result.params, seen[1])
+    assert not any(equal(seen[1], other) for other in seen[2:])
+    assert result.stages == (("scripted", "dev_f1", 0.5, steps[1], 10),)
+
+
+def test_the_lowest_loss_is_the_best(monkeypatch):
+    seen = scripted(monkeypatch, [0.9, 0.5, 0.2, 0.2, 0.7, 0.6, 0.5], "held_out")
+    result = run_plan(make_training(), [stage_of(3, losses=("repr",))], make_params())
+    assert len(seen) > 4
+    assert equal(result.params, seen[2])
+    assert result.stages[0][1:3] == ("transfer_loss", 0.2)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_ends_a_stage(monkeypatch, patience):
+    params = make_params()
+    seen = scripted(monkeypatch, [0.4] * 9)
+    result = run_plan(make_training(), [stage_of(2, patience)], params)
+    assert len(seen) == patience + 1
+    assert equal(result.params, params)
+    assert not equal(seen[1], params)
+    assert result.stages[0].best_step == 0
+    assert 0 < result.stages[0].steps < 10
+
+
+def test_the_next_stage_starts_from_the_best(monkeypatch):
+    seen = scripted(monkeypatch, [0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
+    result = run_plan(make_training(), [stage_of(1), stage_of(1)], make_params())
+    assert len(seen) == 6
+    assert equal(seen[3], seen[1])
+    assert equal(result.params, seen[5])
+
+
+# --- lengths and errors ----------------------------------------------------------------------
+
+
+def test_a_stage_has_exactly_its_steps(whole):
+    result, records, _ = whole
+    assert [stage.steps for stage in result.stages] == [11, 12, 10]
+    assert [r["global_step"] - r["step"] for r in records if r["step"] == 0] == [0, 11, 23]
+    assert [r["step"] for r in records if r["stage"] == 0] == [0, 4, 9, 11]
+    for stage, stage_result in enumerate(result.stages):
+        mine = [record for record in records if record["stage"] == stage]
+        assert mine[0]["step"] == 0
+        assert mine[-1]["step"] == stage_result.steps
+        figures = [record["watched"] for record in mine]
+        best = min(figures) if stage_result.watched == "transfer_loss" else max(figures)
+        assert stage_result.best == best
+
+
+def test_a_loss_that_is_watched_must_be_held_out():
+    training = make_training(held_out=HeldOut(()))
+    with pytest.raises(ValueError, match="stage 'repr' watches the loss on held-out"):
+        run_plan(training, STAGES[:1], make_params())
+
+
+def test_a_pattern_that_matches_nothing_stops_the_plan():
+    stage = replace(CE, trainable=("head", "projektion"))
+    with pytest.raises(trees.PatternError, match="'projektion' matches no parameter: did you mean"):
+        run_plan(make_training(), [stage], make_params())
