@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands[name](rest)
     except KeyboardInterrupt:
         sys.exit("interrupted; repeat the command to go on")
+    except BrokenPipeError:
+        # Whoever read us has enough; nothing more can be written, not even on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
         sys.exit(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
     except Exception as error:

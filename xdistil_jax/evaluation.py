@@ -1,5 +1,6 @@
 """A run's report: figures on dev, and on test when asked for; every reading of test is counted."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from jaxtyping import Bool
 
 from xdistil_jax import files
 from xdistil_jax.data.batches import Buckets, choose_widths
-from xdistil_jax.data.corpus import Corpus, Sentence, load_test
+from xdistil_jax.data.corpus import Corpus, ReadLog, Sentence, load_test
 from xdistil_jax.data.encode import encode
 from xdistil_jax.data.leaks import overlap, unseen
 from xdistil_jax.distill.evaluate import predict, tagged_set, tags_by_sentence
@@ -88,50 +89,95 @@ def report_run(
     ``models`` are ``"teacher"`` and ``"student"``.
     """
     report = read_report(folder)
-    readings = report.get("test_readings", 0)
     figures = dict(report.get("figures", {}))
-    if "dev" not in figures:
-        with session.timed("evaluation"):
-            figures["dev"] = _score(session, models, corpus.dev, corpus)
-    if evaluate_test and "test" not in figures:
-        with session.timed("evaluation"):
-            sentences = load_test(session.experiment.data)
-            readings += 1
-            figures["test"] = _score(session, models, sentences, corpus)
-            figures["leaks"] = _leaks(corpus, sentences)
+    readings = report.get("test_readings", 0)
     latency = report.get("latency")
     if latency is None and session.experiment.run.latency:
         with session.timed("latency"):
             latency = _latency(models["teacher"], models["student"])
-    split = "test" if "test" in figures else "dev"
-    report |= page.compose(
-        compose_rows(figures[split], latency),
-        title=f"{session.experiment.name}, {folder.name}",
-        split=split,
-        test_readings=readings,
-        seed=session.experiment.run.seed,
-        configuration=settings(session.experiment),
-        versions=page.versions(),
-        latency=latency,
-        notes=_notes(corpus, figures),
-    )
-    report["figures"] = figures
-    write_report(folder, report)
+
+    def write() -> dict[str, Any]:
+        split = "test" if "test" in figures else "dev"
+        composed = page.compose(
+            compose_rows(figures[split], latency),
+            title=f"{session.experiment.name}, {folder.name}",
+            split=split,
+            test_readings=readings,
+            seed=session.experiment.run.seed,
+            configuration=settings(session.experiment),
+            versions=page.versions(),
+            latency=latency,
+            notes=_notes(corpus, figures),
+        )
+        written = {**report, **composed, "figures": figures}
+        write_report(folder, written)
+        return written
+
+    figures["dev"] = _figures(session, models, corpus.dev, corpus, figures.get("dev"))
+    report = write()
+    if evaluate_test:
+        log = ReadLog()
+        sentences = load_test(session.experiment.data, tagset=corpus.tagset, log=log)
+        if figures.get("test", {}).get("sentences") != _identity(sentences):
+            # Counted before it is scored, so that no reading can get lost.
+            readings += 1
+            report = write()
+        figures["test"] = _figures(session, models, sentences, corpus, figures.get("test"), log)
+        report = write()
     return report
 
 
-def _score(
-    session: Session, models: Mapping[str, Trained], sentences: Sequence[Sentence], corpus: Corpus
+def _identity(sentences: Sequence[Sentence]) -> str:
+    content = json.dumps(list(sentences)).encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def _figures(
+    session: Session,
+    models: Mapping[str, Trained],
+    sentences: Sequence[Sentence],
+    corpus: Corpus,
+    known: Mapping[str, Any] | None,
+    log: ReadLog | None = None,
 ) -> dict[str, Any]:
-    fresh = unseen(sentences, corpus.train, corpus.transfer)
-    found: dict[str, Any] = {}
-    for name, model in models.items():
-        scores, rest = evaluate(session, model, sentences, fresh=fresh)
-        found[name] = {
-            "scores": scores.to_json(),
-            "unseen": None if rest is None else rest.to_json(),
-            "parameters": bench.parameters(model.params),
+    """The scores of each model on a split; ``known`` ones stay if they are of these sentences."""
+    identity = _identity(sentences)
+    if known is not None and known["sentences"] == identity:
+        return dict(known)
+    with session.timed("evaluation"):
+        fresh = unseen(sentences, corpus.train, corpus.transfer)
+        found = {
+            name: _kept_scores(session, model, sentences, identity, fresh)
+            for name, model in models.items()
         }
+    return {
+        "sentences": identity,
+        "models": found,
+        "repaired": log.repaired if log else 0,
+        "leaks": _leaks(corpus, sentences),
+    }
+
+
+def _kept_scores(
+    session: Session,
+    model: Trained,
+    sentences: Sequence[Sentence],
+    identity: str,
+    fresh: Bool[np.ndarray, "S"],
+) -> dict[str, Any]:
+    """A model's scores, kept in its folder: runs that share a teacher score it once."""
+    mark = hashlib.blake2b(np.packbits(fresh).tobytes(), digest_size=4).hexdigest()
+    path = None if model.folder is None else model.folder / f"scores-{identity}-{mark}.json"
+    if path is not None and path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    scores, rest = evaluate(session, model, sentences, fresh=fresh)
+    found = {
+        "scores": scores.to_json(),
+        "unseen": None if rest is None else rest.to_json(),
+        "parameters": bench.parameters(model.params),
+    }
+    if path is not None:
+        files.write_atomic(path, json.dumps(found))
     return found
 
 
@@ -148,10 +194,11 @@ def compose_rows(
     figures: Mapping[str, Any], latency: Mapping[str, Any] | None
 ) -> tuple[page.Row, ...]:
     """The teacher's and the student's column of a table."""
-    teacher = Scores.from_json(figures["teacher"]["scores"])
-    size = figures["teacher"]["parameters"]
+    models = figures["models"]
+    teacher = Scores.from_json(models["teacher"]["scores"])
+    size = models["teacher"]["parameters"]
     rows = []
-    for name, each in figures.items():
+    for name, each in models.items():
         scores = Scores.from_json(each["scores"])
         rest = None if each["unseen"] is None else Scores.from_json(each["unseen"])
         student = name != "teacher"
@@ -164,19 +211,38 @@ def compose_rows(
     return tuple(rows)
 
 
-def _leaks(corpus: Corpus, test: Sequence[Sentence]) -> list[dict[str, Any]]:
-    splits = {"train": corpus.train, "transfer": corpus.transfer, "dev": corpus.dev, "test": test}
-    return [each._asdict() for each in overlap(splits) if each.shared]
+def _leaks(corpus: Corpus, sentences: Sequence[Sentence]) -> list[dict[str, Any]]:
+    """Which share of a split also stands in train or in transfer text, by language."""
+    seen = {"train": corpus.train, "transfer": corpus.transfer}
+    found = []
+    for within, text in seen.items():
+        for each in overlap({within: text, "split": sentences}):
+            if each.anywhere:
+                found.append({**each._asdict(), "share": each.share})
+    return found
 
 
 def _notes(corpus: Corpus, figures: Mapping[str, Any]) -> list[str]:
+    languages = {sentence.language for sentence in corpus.train}
+    log = corpus.log
     notes = [
         f"{len(corpus.train):,} labelled and {len(corpus.transfer):,} transfer sentences in "
-        f"{len({s.language for s in corpus.train})} languages. F1 kept and compression refer to "
-        "this run's own teacher."
+        f"{len(languages)} language{'s' * (len(languages) > 1)}. F1 kept and compression refer to "
+        "this run's own teacher.",
+        f"Read: {log.repaired:,} tags repaired (IOB1 or a stray I-), {log.skipped:,} sentences "
+        f"skipped, {log.dropped:,} transfer sentences dropped because they also stand in dev.",
+        *log.notes,
     ]
-    if corpus.log.repaired:
-        notes.append(f"{corpus.log.repaired:,} tags were repaired (IOB1 or a stray I-).")
-    if corpus.log.skipped:
-        notes.append(f"{corpus.log.skipped:,} sentences were skipped.")
+    for split in ("dev", "test"):
+        for within in ("train", "transfer"):
+            found = figures.get(split, {}).get("leaks", ())
+            shares = [
+                f"{each['language']} {each['share']:.1%}"
+                for each in found
+                if each["within"] == within and each["shared"]
+            ]
+            if shares:
+                notes.append(
+                    f"Sentences of {split} that also stand in {within}: {', '.join(shares)}."
+                )
     return notes

@@ -52,6 +52,7 @@ class TeacherConfig:
     feed_forward: int = 1024
     dropout: float = 0.1
     word_dropout: float = 0.0
+    seed: int = 0
     cache: str = ""
 
 

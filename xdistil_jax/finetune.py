@@ -61,11 +61,11 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
     dev = encode(corpus.dev, tokenizer, corpus.tagset, max_length=length, folder=session.encoded)
     run_ = experiment.run
     identity = hash8(
-        replace(config, layer=0), run_.seed, run_.temperature, session.dtype,
-        _checkpoint_identity(config.checkpoint), train.identity, dev.identity,
+        replace(config, layer=0), run_.temperature, run_.buckets, run_.steps_per_call,
+        session.dtype, _checkpoint_identity(config.checkpoint), train.identity, dev.identity,
     )  # fmt: skip
     folder = experiment.folder() / f"teacher-{identity}"
-    key = jax.random.key(run_.seed)
+    key = jax.random.key(config.seed)
     classes, tags = len(corpus.tagset), corpus.tagset.tags
     if not (folder / "model" / "config.json").is_file():
         session.refuse_other(folder)
@@ -79,14 +79,14 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
             with session.timed("teacher"):
                 params = train_plan(
                     session, folder, spec, params, (stage,), train, dev, corpus.tagset,
-                    labelled=np.arange(train.rows), budget=config.token_budget,
+                    labelled=np.arange(train.rows), budget=config.token_budget, seed=config.seed,
                 ).params  # fmt: skip
         save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), tags)
         tokenizer.save(folder / "model")
     spec, params, _ = load_encoder(folder / "model", classes, labels=tags)
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
-    return Trained(spec, params, tokenizer, corpus.tagset, length, identity)
+    return Trained(spec, params, tokenizer, corpus.tagset, length, identity, folder)
 
 
 def _start(
@@ -145,6 +145,9 @@ def _transplant(
 
 
 def _checkpoint_identity(checkpoint: str) -> str:
-    """Of a local checkpoint, its weights' checksum: the same path may hold another file."""
-    weights = Path(checkpoint) / "model.safetensors"
-    return files.checksum(weights) if checkpoint and weights.is_file() else checkpoint
+    """Of a local checkpoint, what its files hold: the same path may hold others another day."""
+    folder = Path(checkpoint)
+    if not checkpoint or not folder.is_dir():
+        return checkpoint
+    found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
+    return " ".join(f"{path.name} {files.checksum(path)}" for path in sorted(found))

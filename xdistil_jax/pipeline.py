@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from xdistil_jax import files, trees
 from xdistil_jax.compilation import persistent_cache
-from xdistil_jax.data.corpus import Corpus, load_corpus
+from xdistil_jax.data.corpus import Corpus, check_test, load_corpus
 from xdistil_jax.data.encode import EncodedStore, encode, piece_counts
 from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
@@ -57,14 +57,18 @@ def run(
         session = Session.start(experiment, say=say, progress=progress, stop=stop, only=only)
         with session.timed("text"):
             corpus = load_corpus(experiment.data)
+            if evaluate_test:
+                check_test(experiment.data)
         teacher = prepare_teacher(session, corpus)
         folder, student = distil(session, corpus, teacher)
         models = {"teacher": teacher, "student": student}
         report = report_run(session, folder, corpus, models, evaluate_test=evaluate_test)
     report["compilations"] = asdict(compilations)
-    report["seconds"] = {name: round(value, 1) for name, value in session.seconds.items()}
+    spent = {name: round(value, 1) for name, value in session.seconds.items()}
+    report["seconds"] = {**report.get("seconds", {}), **spent}
     write_report(folder, report)
-    return Result(folder, report, *(_scores(report, split) for split in ("dev", "test")))
+    test = _scores(report, "test") if evaluate_test else None
+    return Result(folder, report, _scores(report, "dev"), test)
 
 
 def run_again(
@@ -85,11 +89,9 @@ def run_again(
     return run(experiment, evaluate_test=evaluate_test, say=say, only=folder)
 
 
-def _scores(report: dict, split: str) -> dict[str, Scores] | None:
-    if split not in report["figures"]:
-        return None
-    figures = report["figures"][split]
-    return {name: Scores.from_json(each["scores"]) for name, each in figures.items()}
+def _scores(report: dict, split: str) -> dict[str, Scores]:
+    models = report["figures"][split]["models"]
+    return {name: Scores.from_json(each["scores"]) for name, each in models.items()}
 
 
 class Text(NamedTuple):
@@ -162,7 +164,9 @@ def distil(session: Session, corpus: Corpus, teacher: Trained) -> tuple[Path, Tr
             tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=teacher.max_length,
         )  # fmt: skip
     params = trees.unflatten(load_bundle(folder / "student").weights)
-    return folder, Trained(spec, params, text.tokenizer, corpus.tagset, teacher.max_length)
+    return folder, Trained(
+        spec, params, text.tokenizer, corpus.tagset, teacher.max_length, folder=folder
+    )
 
 
 def _train_student(
@@ -190,5 +194,5 @@ def _train_student(
         return train_plan(
             session, folder, spec, params, stages, text.store.remap(text.kept), dev, tagset,
             labelled=text.labelled, transfer=text.transfer, teacher=cache,
-            budget=experiment.run.token_budget,
+            budget=experiment.run.token_budget, seed=experiment.run.seed,
         ).params  # fmt: skip

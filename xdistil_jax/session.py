@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A teacher or a student, ready to tag."""
+    """A teacher or a student, ready to tag; ``folder`` is where its scores are kept."""
 
     spec: Spec
     params: Params
@@ -30,6 +30,7 @@ class Trained:
     tagset: TagSet
     max_length: int
     fingerprint: str = ""
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)

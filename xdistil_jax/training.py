@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from xdistil_jax.data.batches import Buckets, Source, choose_widths, language_rates, mix
 from xdistil_jax.data.encode import EncodedStore
@@ -22,14 +23,14 @@ from xdistil_jax.types import Params
 def train_plan(
     session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
     store: EncodedStore, dev: EncodedStore, tagset: TagSet, *, labelled: np.ndarray,
-    budget: int, transfer: np.ndarray | None = None, teacher: TeacherCache | None = None,
+    budget: int, seed: int, transfer: np.ndarray | None = None, teacher: TeacherCache | None = None,
 ) -> PlanResult:  # fmt: skip
     """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
     run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call
     widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
     buckets = Buckets(widths, budget)
     transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
-    held_out, transfer = _hold_out(transfer, run_.held_out, run_.seed)
+    held_out, transfer = _hold_out(transfer, store.sentence[transfer], run_.held_out, seed)
     checkpoints = Checkpoints(folder / "checkpoints", every=run_.save_every_s)
     saved = checkpoints.peek() or {"records": 0, "global_step": 0}
     lines = JsonLines(folder / "metrics.jsonl", keep=saved["records"])
@@ -42,7 +43,7 @@ def train_plan(
         _source(store, transfer, run_.temperature), buckets,
         tagged_set(dev, buckets, tagset, mesh, steps=steps), teacher,
         () if teacher is None else teacher.arrays,
-        HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), run_.seed, steps,
+        HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,
         checkpoints, writer, session.stop,
     )  # fmt: skip
     session.stop.listening = True
@@ -58,8 +59,16 @@ def _source(store: EncodedStore, rows: np.ndarray, temperature: float) -> Source
     return Source(rows, store.lengths[rows], language_rates(store.language[rows], temperature))
 
 
-def _hold_out(rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(held out, the rest): ``count`` rows drawn by ``seed``, at most a tenth; each sorted."""
-    order = np.argsort(mix(seed, 0x4E1D, rows), kind="stable")
+def _hold_out(
+    rows: Int[np.ndarray, "N"], sentence: Int[np.ndarray, "N"], count: int, seed: int
+) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "K"]]:
+    """(held out, the rest): about ``count`` rows drawn by ``seed``, at most a tenth.
+
+    Windows of one sentence stay together.
+    """
     count = min(count, len(rows) // 10)
-    return np.sort(rows[order[:count]]), np.sort(rows[order[count:]])
+    if not count:
+        return rows[:0], rows
+    keys = mix(seed, 0x4E1D, sentence)
+    out = keys <= np.partition(keys, count - 1)[count - 1]
+    return rows[out], rows[~out]

@@ -112,6 +112,18 @@ def load_corpus(spec: DataSpec) -> Corpus:
     return Corpus(train, dev, transfer, tagset, log)
 
 
+def check_test(spec: DataSpec) -> None:
+    """Is there a test set? Looks for its files, and opens none.
+
+    Raises:
+        CorpusError: saying what is missing.
+    """
+    if not spec.synthetic:
+        for path, _ in _sources(spec, "test"):
+            if not path.startswith(HUB) and not os.path.exists(path):
+                raise missing(Path(path))
+
+
 def load_test(
     spec: DataSpec, *, tagset: TagSet | None = None, log: ReadLog | None = None
 ) -> tuple[Sentence, ...]:

@@ -4,6 +4,7 @@ A position in the data is (seed, stage, step), so nothing else need be saved to 
 """
 
 import hashlib
+import json
 import pathlib
 import time
 from collections.abc import Mapping
@@ -56,6 +57,7 @@ class Checkpoints:
             return
         arrays = _arrays(saved)
         host = {**saved.host, "stage": saved.stage, "digest": _digest(arrays)}
+        host["seal"] = _seal(host)
         number = (self._manager.latest_step() or 0) + 1
         self._manager.save(
             number,
@@ -69,11 +71,7 @@ class Checkpoints:
         """The host part of the latest checkpoint: which stage, and how far; None without one."""
         if self._manager is None or self._manager.latest_step() is None:
             return None
-        args = ocp.args.Composite(host=ocp.args.JsonRestore())
-        try:
-            return self._manager.restore(self._manager.latest_step(), args=args)["host"]
-        except Exception as error:
-            raise CheckpointError(self._complaint(error)) from error
+        return self._restore()["host"]
 
     def load(self, like: TrainState) -> Saved:
         """The latest checkpoint, in the structure and on the devices of ``like``.
@@ -82,13 +80,7 @@ class Checkpoints:
             CheckpointError: if it is damaged, naming its folder.
         """
         template = _arrays(Saved(0, like, like.trainable, {}))
-        args = ocp.args.Composite(
-            arrays=ocp.args.StandardRestore(template), host=ocp.args.JsonRestore()
-        )
-        try:
-            restored = self._manager.restore(self._manager.latest_step(), args=args)
-        except Exception as error:
-            raise CheckpointError(self._complaint(error)) from error
+        restored = self._restore(arrays=ocp.args.StandardRestore(template))
         arrays, host = restored["arrays"], restored["host"]
         if _digest(arrays) != host["digest"]:
             raise CheckpointError(self._complaint("its content is not what was written"))
@@ -109,6 +101,18 @@ class Checkpoints:
         """Release the manager's threads."""
         if self._manager is not None:
             self._manager.close()
+
+    def _restore(self, **args: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
+        args = ocp.args.Composite(host=ocp.args.JsonRestore(), **args)
+        try:
+            restored = self._manager.restore(self._manager.latest_step(), args=args)
+        except Exception as error:
+            raise CheckpointError(self._complaint(error)) from error
+        host = restored["host"]
+        seal = host.pop("seal", None)
+        if seal is not None and seal != _seal(host):
+            raise CheckpointError(self._complaint("its position is not what was written"))
+        return restored
 
     def _complaint(self, error: object) -> str:
         path = f"{self._manager.directory}/{self._manager.latest_step()}"
@@ -131,6 +135,11 @@ def _arrays(saved: Saved) -> dict[str, PyTree]:
         "step": saved.state.step,
         "key": jax.random.key_data(saved.state.key),
     }
+
+
+def _seal(host: Mapping[str, Any]) -> str:
+    text = json.dumps(host, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _digest(arrays: Mapping[str, PyTree]) -> str:
