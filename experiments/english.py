@@ -45,8 +45,8 @@ experiment = Experiment(
         checkpoint=minilm(),
         token_budget=640,
         recipe=Recipe(
-            Schedule(peak=1e-4, warmup=0.1, decay="linear", weight_decay=0.01),
-            StopRule(epochs=3, evaluations=2, patience=6),
+            Schedule(peak=2e-4, warmup=0.1, decay="linear", weight_decay=0.01),
+            StopRule(epochs=4, evaluations=2, patience=6),
         ),
     ),
     student=StudentConfig(embed=100, hidden=200),
@@ -54,7 +54,7 @@ experiment = Experiment(
         repr=Recipe(Schedule(peak=2e-3), StopRule(epochs=4, patience=3)),
         logit=Recipe(Schedule(peak=2e-3), StopRule(epochs=8, patience=3)),
         ce=Recipe(Schedule(peak=1e-3), StopRule(epochs=8, patience=3)),
-        joint=Recipe(Schedule(peak=2e-3), StopRule(epochs=8, patience=3)),
+        joint=Recipe(Schedule(peak=2e-3), StopRule(epochs=4, patience=3)),
         partial=0.125,
     ),
 )

@@ -19,32 +19,36 @@ CAVEAT = "Synthetic text proves the pipeline, not the quality of a student."
 
 
 def experiment(strategy: str, *, out: str = "runs", seed: int = 0) -> Experiment:
-    """41 languages, 100 labelled sentences each; about 400 more without labels."""
+    """41 languages, 25 labelled sentences each; about 400 more without labels.
+
+    With the corpus's full 100 the two students come out alike: synthetic text is soon learned.
+    """
     return Experiment(
         name="quickstart",
         strategy=strategy,
-        data=DataSpec(synthetic=True, seed=seed),
+        data=DataSpec(synthetic=True, train_limit=25, seed=seed),
         teacher=TeacherConfig(
             vocab_size=6000,
             width=128,
             layers=2,
             heads=4,
             feed_forward=512,
+            dropout=0.0,
+            word_dropout=0.2,
             max_length=64,
             token_budget=2048,
             recipe=Recipe(
-                Schedule(peak=1e-3, warmup=0.1, decay="linear", weight_decay=0.01),
-                StopRule(epochs=12, evaluations=0.5, patience=3),
+                Schedule(peak=3e-3, warmup=0.1, decay="linear", weight_decay=0.01),
+                StopRule(epochs=24, evaluations=0.125, patience=3),
             ),
         ),
         student=StudentConfig(embed=50, hidden=100, projection="linear"),
         tuning=Tuning(
-            repr=Recipe(Schedule(peak=3e-3), StopRule(epochs=2, patience=2)),
-            logit=Recipe(Schedule(peak=3e-3), StopRule(epochs=6, patience=2)),
-            ce=Recipe(Schedule(peak=3e-3), StopRule(epochs=12, evaluations=0.5, patience=3)),
-            partial=0.25,
+            repr=Recipe(Schedule(peak=3e-3), StopRule(epochs=1, patience=2)),
+            logit=Recipe(Schedule(peak=3e-3), StopRule(epochs=4, evaluations=0.5, patience=2)),
+            ce=Recipe(Schedule(peak=3e-3), StopRule(epochs=24, evaluations=0.25, patience=3)),
         ),
-        run=RunConfig(out=out, seed=seed, buckets=3, held_out=500),
+        run=RunConfig(out=out, seed=seed, buckets=2, held_out=500),
     )
 
 
@@ -69,7 +73,7 @@ def quickstart(
     rows: list[page.Row] = []
     folders: list[Path] = []
     reports: list[dict[str, Any]] = []
-    for name, strategy in (("label-only", "D0-S"), ("distilled", "D4.2")):
+    for name, strategy in (("label-only", "D0-S"), ("distilled", "D4.1")):
         say(f"{name} student ({strategy})")
         chosen = experiment(strategy, out=out, seed=seed)
         result = run(chosen, evaluate_test=True, say=say, progress=progress, stop=stop)

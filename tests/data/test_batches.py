@@ -179,6 +179,8 @@ def test_epochs_differ_in_their_order():
     drawn = sampler(1.0)
     assert epoch(drawn, 0) != epoch(drawn, 1)
     assert sorted(rows_of(epoch(drawn, 0))) == sorted(rows_of(epoch(drawn, 1)))
+    orders = {tuple(bucket for bucket, _ in epoch(drawn, number)) for number in range(8)}
+    assert len(orders) > 2
 
 
 # --- what an epoch holds ---------------------------------------------------------------------

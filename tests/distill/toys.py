@@ -184,12 +184,12 @@ def _plain(leaf):
 
 FAST = Schedule(peak=0.02, warmup=0.1, weight_decay=0.01)
 STAGES = (
-    Stage("repr", (Term("repr"),), GROUPS[1:], 0.0, FAST, StopRule(1.5, evaluations=2)),
+    Stage("repr", (Term("repr"),), GROUPS[1:], 0.0, FAST, StopRule(1.4, evaluations=2)),
     Stage(
         "joint", (Term("ce", 2.0), Term("logit")), GROUPS[:2], 0.5, FAST,
         StopRule(0.7, evaluations=3, patience=9),
     ),
-    Stage("ce", (Term("ce"),), GROUPS[:3], 1.0, FAST, StopRule(2, patience=9), carry=True),
+    Stage("ce", (Term("ce"),), GROUPS[:3], 1.0, FAST, StopRule(4, patience=2), carry=True),
 )  # fmt: skip
 
 
