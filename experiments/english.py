@@ -15,6 +15,7 @@ from xdistil_jax import (
     DataSpec,
     Experiment,
     Recipe,
+    RunConfig,
     Schedule,
     StopRule,
     StudentConfig,
@@ -53,8 +54,9 @@ experiment = Experiment(
     tuning=Tuning(
         repr=Recipe(Schedule(peak=2e-3), StopRule(epochs=4, patience=3)),
         logit=Recipe(Schedule(peak=2e-3), StopRule(epochs=8, patience=3)),
-        ce=Recipe(Schedule(peak=1e-3), StopRule(epochs=8, patience=3)),
+        ce=Recipe(Schedule(peak=1e-3), StopRule(epochs=12, patience=4)),
         joint=Recipe(Schedule(peak=2e-3), StopRule(epochs=4, patience=3)),
         partial=0.125,
     ),
+    run=RunConfig(token_budget=2048),
 )
