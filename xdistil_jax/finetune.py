@@ -107,6 +107,11 @@ def _start(
             f"{config.checkpoint} has no head for the tags {', '.join(tags)}: it can't teach as it "
             "is; leave teacher.fine_tune on"
         )
+    if config.max_length > spec.positions:
+        raise ValueError(
+            f"teacher.max_length is {config.max_length}, but {config.checkpoint} has "
+            f"{spec.positions} positions: set it to at most that"
+        )
     if config.keep_layers:
         if config.keep_layers > spec.layers:
             raise ValueError(
@@ -115,6 +120,11 @@ def _start(
         spec = replace(spec, layers=config.keep_layers)
         params["layers"] = jax.tree.map(lambda leaf: leaf[: spec.layers], params["layers"])
     own = load_tokenizer(config.checkpoint)
+    if own.vocab_size > spec.vocab_size:
+        raise ValueError(
+            f"{config.checkpoint}: its tokenizer has {own.vocab_size:,} pieces, its embedding "
+            f"{spec.vocab_size:,} rows; they don't belong together"
+        )
     if own.fingerprint != tokenizer.fingerprint:
         spec = replace(spec, vocab_size=tokenizer.vocab_size)
         params["embed"]["table"] = _transplant(params["embed"]["table"], own, tokenizer, key)

@@ -292,5 +292,8 @@ def _load_with_transformers(name: str) -> Tokenizer:
         raise ValueError(
             f"tokenizer {name!r} has no fast version: expected one with tokenizer.json"
         )
+    if fast.vocab_size <= len(fast.all_special_ids):
+        # Without a vocabulary beside config.json, transformers makes up an empty tokenizer.
+        raise ValueError(f"{name}: its tokenizer has no pieces but the special ones; {wanted}")
     config = {kind: str(piece) for kind in _USUAL if (piece := getattr(fast, kind)) is not None}
     return _wrap(fast.backend_tokenizer, config, name)
