@@ -43,7 +43,7 @@ class TeacherConfig:
     token_budget: int = 1024
     recipe: Recipe = Recipe(
         Schedule(peak=1e-4, warmup=0.1, decay="linear", weight_decay=0.01),
-        StopRule(epochs=3, evaluations=2, patience=6),
+        StopRule(epochs=3, evaluations=2, patience=6, min_steps=200),
     )
     vocab_size: int = 8000
     width: int = 256

@@ -288,6 +288,18 @@ def test_a_stage_has_exactly_its_steps(whole):
         assert stage_result.best == best
 
 
+def test_few_sentences_get_at_least_so_many_steps_and_no_more_evaluations():
+    writer = Records()
+    plain = replace(CE, stop=StopRule(epochs=2, patience=99))
+    usual = run_plan(make_training(), (plain,), make_params()).stages[0].steps
+    more = replace(plain, stop=replace(plain.stop, min_steps=usual * 3))
+    result = run_plan(make_training(writer=writer), (more,), make_params())
+    assert result.stages[0].steps == usual * 3
+    assert len(writer.written) == 3, "at the start, in the middle, at the end"
+    fewer = replace(plain, stop=replace(plain.stop, min_steps=1))
+    assert run_plan(make_training(), (fewer,), make_params()).stages[0].steps == usual
+
+
 def test_a_loss_that_is_watched_must_be_held_out():
     training = make_training(held_out=HeldOut(()))
     with pytest.raises(ValueError, match="stage 'repr' watches the loss on held-out"):

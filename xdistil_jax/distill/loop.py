@@ -171,8 +171,11 @@ class _StageRun:
             training.seed,
             index,
         )
-        self.total = self.sampler.steps(self.stage.stop.epochs)
-        every = self.sampler.epoch_size(0) / self.stage.stop.evaluations
+        stop = self.stage.stop
+        steps = self.sampler.steps(stop.epochs)
+        self.total = max(steps, stop.min_steps)
+        # Where the steps are more than the epochs have, the evaluations lie farther apart.
+        every = self.sampler.epoch_size(0) / stop.evaluations * self.total / steps
         self.every = max(1, round(every))
         self._clock = time.monotonic()
         self.h: HParams = replicate(hparams(self.stage, self.total), training.model.mesh)

@@ -37,13 +37,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StopRule:
-    """At most ``epochs``; evaluated ``evaluations`` times an epoch; stopped after ``patience``
-    evaluations without a better figure. ``watch="auto"``: dev F1 where a stage has cross-entropy,
-    else the loss on held-out transfer sentences."""
+    """At most ``epochs``, or ``min_steps`` steps where that is more.
+
+    Evaluated ``evaluations`` times an epoch; stopped after ``patience`` evaluations without a
+    better figure. ``watch="auto"``: dev F1 where a stage has cross-entropy, else the loss on
+    held-out transfer sentences.
+    """
 
     epochs: float = 10.0
     evaluations: float = 1.0
     patience: int = 3
+    min_steps: int = 0
     watch: Watch = "auto"
 
 

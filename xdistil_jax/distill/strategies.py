@@ -8,10 +8,13 @@ from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term, unfreeze
 
 @dataclass(frozen=True)
 class Recipe:
-    """Schedule and stopping of one kind of stage."""
+    """Schedule and stopping of one kind of stage.
+
+    A few hundred sentences are one batch, and ten epochs ten steps: hence the least number of them.
+    """
 
     schedule: Schedule = Schedule()
-    stop: StopRule = StopRule()
+    stop: StopRule = StopRule(min_steps=300)
 
 
 @dataclass(frozen=True)
