@@ -58,7 +58,12 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """The student: sizes of the BiLSTM (section 3 of the paper), and how its embedding starts."""
+    """The student: sizes of the BiLSTM (section 3 of the paper), and how its embedding starts.
+
+    A teacher normalises its embeddings before it uses them, a BiLSTM does not: the SVD of its table
+    is brought to the standard deviation ``embedding_scale`` (0: left as it is), or the gates would
+    hardly see their input for the first epochs.
+    """
 
     embed: int = 50
     hidden: int = 200
@@ -66,6 +71,7 @@ class StudentConfig:
     head_on: Literal["projection", "bilstm"] = "projection"
     dropout: float = 0.2
     embedding: Literal["svd", "random"] = "svd"
+    embedding_scale: float = 1.0
 
 
 STUDENTS: dict[str, StudentConfig] = {

@@ -187,7 +187,9 @@ def _train_student(
     files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
     if experiment.student.embedding == "svd":
         table = np.asarray(teacher.params["embed"]["table"])[text.kept]
-        params["embed"]["table"] = svd_table(table, spec.embed)
+        start = svd_table(table, spec.embed)
+        scale = experiment.student.embedding_scale
+        params["embed"]["table"] = start * (scale / start.std() if scale else 1.0)
     taught = any(stage.labelled_fraction < 1 for stage in stages)
     cache = cache_teacher(session, text, teacher) if taught else None
     with session.timed("student"):
