@@ -61,8 +61,7 @@ class StudentConfig:
     """The student: sizes of the BiLSTM (section 3 of the paper), and how its embedding starts.
 
     A teacher normalises its embeddings before it uses them, a BiLSTM does not: the SVD of its table
-    is brought to the standard deviation ``embedding_scale`` (0: left as it is), or the gates would
-    hardly see their input for the first epochs.
+    is brought to the standard deviation ``embedding_scale`` (0: left as it is).
     """
 
     embed: int = 50
