@@ -4,8 +4,8 @@
     xdistil run experiments/wikiann.py d4.2 --test
     xdistil run experiments/wikiann.py d4.2 --teacher.checkpoint bert-base-multilingual-cased
 
-Teacher: the lowest three blocks of MiniLM under mBERT's vocabulary, whose embeddings are new where
-MiniLM doesn't have the piece. Transfer: the training text and 10,000 unlabelled lines a language.
+Teacher: the lowest three blocks of MiniLM under mBERT's vocabulary, whose embeddings start from the
+MiniLM pieces that spell them. Transfer: the training text and 10,000 unlabelled lines a language.
 Costs and figures: experiments/README.md.
 """
 
@@ -42,7 +42,7 @@ experiment = Experiment(
         token_budget=2048,
         recipe=Recipe(
             Schedule(peak=4e-4, warmup=0.1, decay="linear", weight_decay=0.01),
-            StopRule(epochs=3, evaluations=2, patience=6),
+            StopRule(epochs=2, evaluations=2, patience=6),
         ),
     ),
     student=StudentConfig(embed=100, hidden=200),

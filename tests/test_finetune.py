@@ -15,7 +15,7 @@ from xdistil_jax.models.functional import build
 
 TAGS = ("O", "B-LOC", "I-LOC")
 TEXT = [Sentence(("Anna", "wohnt", "in", "Ulm"), None, "de")] * 9
-OTHER = [Sentence(("Ulm", "liegt", "weit", "weg"), None, "de")] * 9
+OTHER = [Sentence(("Ulm", "liegt", "weit", "weg", "Anton"), None, "de")] * 9
 KEY = jax.random.key(0)
 
 
@@ -47,6 +47,10 @@ def test_another_vocabulary_keeps_blocks_and_shared_pieces(checkpoint):
     assert fresh.keys() - shared, "some pieces are new"
     for piece in shared:
         np.testing.assert_array_equal(table[fresh[piece]], before[known[piece]], err_msg=piece)
+    assert "Anton" in fresh.keys() - shared
+    parts = before[[known["An"], known["##t"], known["##o"], known["##n"]]]
+    mean = before.mean(0)
+    np.testing.assert_allclose(table[fresh["Anton"]], mean + (parts - mean).sum(0) / 2, atol=1e-6)
     assert np.isfinite(table).all()
     assert table.shape == (new.vocab_size, 8)
 

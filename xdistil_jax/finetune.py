@@ -1,5 +1,6 @@
 """The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,13 @@ from jaxtyping import Array, Float
 from xdistil_jax import files
 from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.encode import encode
-from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import (
+    WITHIN_WORD,
+    Tokenizer,
+    cut_tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import Experiment, TeacherConfig, hash8
 from xdistil_jax.models.checkpoints import load_encoder, save_encoder
@@ -127,24 +134,29 @@ def _start(
         )
     if own.fingerprint != tokenizer.fingerprint:
         spec = replace(spec, vocab_size=tokenizer.vocab_size)
-        params["embed"]["table"] = _transplant(params["embed"]["table"], own, tokenizer, key)
+        params["embed"]["table"] = transplant(params["embed"]["table"], own, tokenizer, key)
     return spec, params
 
 
-def _transplant(
+def transplant(
     table: Float[np.ndarray, "V D"], old: Tokenizer, new: Tokenizer, key: Array
 ) -> Float[np.ndarray, "V2 D"]:
-    """Embeddings for another vocabulary: pieces that both have keep theirs, others are drawn.
+    """Embeddings for another vocabulary: a piece that both have keeps its row.
 
-    Drawn ones have the mean and the deviation of the old table, so the first layer norm sees what
-    it was trained on.
+    Any other is spelled in the old pieces e₁ … eₖ ("München": "mun", "##chen") and becomes
+    μ + Σ (eᵢ − μ) / √k, or is drawn where the old vocabulary can't spell it: either way rows have
+    the mean μ and the deviation of the old table, so the first layer norm sees what it was trained
+    on.
     """
-    shape = (new.vocab_size, table.shape[1])
-    fresh = np.array(jax.random.normal(key, shape)) * table.std(0) + table.mean(0)
-    known = old.backend.get_vocab()
-    for piece, number in new.backend.get_vocab().items():
-        if piece in known:
-            fresh[number] = table[known[piece]]
+    mean, known = table.mean(0), old.backend.get_vocab()
+    drawn = np.array(jax.random.normal(key, (new.vocab_size, table.shape[1])))
+    fresh = drawn * table.std(0) + mean
+    for number, spelling in _spellings(known, old, new):
+        if old.unk_id in spelling:
+            continue
+        parts = table[spelling]
+        one = len(parts) == 1
+        fresh[number] = parts[0] if one else mean + (parts - mean).sum(0) / np.sqrt(len(parts))
     specials = (
         (new.pad_id, old.pad_id), (new.unk_id, old.unk_id),
         (new.cls_id, old.cls_id), (new.sep_id, old.sep_id),
@@ -152,6 +164,24 @@ def _transplant(
     for ours, theirs in specials:
         fresh[ours] = table[theirs]
     return fresh.astype(np.float32)
+
+
+def _spellings(
+    known: dict[str, int], old: Tokenizer, new: Tokenizer
+) -> Iterator[tuple[int, list[int]]]:
+    """(number of a new piece, the old pieces that spell it); inside a word as within a word."""
+    pieces = list(new.backend.get_vocab().items())
+    inside = [piece.startswith(WITHIN_WORD) for piece, _ in pieces]
+    bare = [new.backend.decode([number]).removeprefix(WITHIN_WORD) for _, number in pieces]
+    spelled = old.backend.encode_batch(bare, add_special_tokens=False)
+    for (piece, number), is_inside, encoding in zip(pieces, inside, spelled, strict=True):
+        ids = list(encoding.ids)
+        if piece in known:
+            ids = [known[piece]]
+        elif is_inside and ids:
+            ids[0] = known.get(WITHIN_WORD + encoding.tokens[0], ids[0])
+        if ids:
+            yield number, ids
 
 
 def _checkpoint_identity(checkpoint: str) -> str:

@@ -37,10 +37,10 @@ def train_plan(
     board = TensorBoard(folder / "tensorboard", purge_step=saved["global_step"])
     shown = () if session.progress is None else (session.progress,)
     writer = Writers((lines, board, *shown))
+    sources = [_source(store, rows, run_.temperature) for rows in (labelled, transfer)]
     training = Training(
         Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
-        store, _source(store, labelled, run_.temperature),
-        _source(store, transfer, run_.temperature), buckets,
+        store, *sources, buckets.capped(*sources),
         tagged_set(dev, buckets, tagset, mesh, steps=steps), teacher,
         () if teacher is None else teacher.arrays,
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,

@@ -321,6 +321,21 @@ def test_chosen_widths_are_the_best_there_are(lengths, count):
     assert padding == pytest.approx(best / sum(lengths) - 1)
 
 
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=60), st.integers(0, 5))
+def test_capped_batches_are_one_step_a_bucket_and_as_small_as_that_allows(lengths, seed):
+    source = Source(np.arange(len(lengths)), np.array(lengths), np.ones(len(lengths)))
+    roomy = Buckets((3, 5, 8), token_budget=8 * SHARDS * 60)
+    capped = roomy.capped(source)
+    calls = list(Sampler(capped, source, source, 1.0, seed, 0)._epoch(0))
+    assert sorted(row for call in calls for row in call.rows.flat if row >= 0) == list(source.rows)
+    assert len(calls) == len({call.bucket for call in calls}) == sum(len(c.rows) for c in calls)
+    for call in calls:
+        fullest = max((shard >= 0).sum() for shard in call.rows.reshape(SHARDS, -1))
+        assert call.rows.size == fullest * SHARDS
+    tight = Buckets((3, 5, 8), token_budget=16)
+    assert tight.capped(source, source).batch_sizes == tight.batch_sizes == (16, 16, 16)
+
+
 def test_batches_hold_the_token_budget_in_equal_shares():
     assert BUCKETS.batch_sizes == (48, 32, 16)
     assert Buckets((8, 512), 256).batch_sizes == (32, 16)

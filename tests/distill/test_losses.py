@@ -14,7 +14,13 @@ from xdistil_jax.distill.losses import LOSSES
 from xdistil_jax.types import Batch, EncoderOutput, Mean
 
 B, T, D, C = 4, 5, 6, 3
-MASKS = {"repr": "repr_mask", "repr_kl": "repr_mask", "logit": "logit_mask", "ce": "label_mask"}
+MASKS = {
+    "repr": "repr_mask",
+    "repr_kl": "repr_mask",
+    "logit": "logit_mask",
+    "logit_all": "repr_mask",
+    "ce": "label_mask",
+}
 GARBAGE = {"nan": np.nan, "infinity": np.inf, "huge": 3e38}
 
 
@@ -53,7 +59,7 @@ def reference(name):
         elif name == "repr_kl":
             p = [(softmax(its), softmax(mine)) for mine, its in layers]
             values.append(np.mean([np.sum(its * np.log(its / mine)) for its, mine in p]))
-        elif name == "logit":
+        elif name in ("logit", "logit_all"):
             values.append(np.mean((s.logits[at] - t.logits[at]) ** 2))
         else:
             values.append(-np.log(softmax(s.logits[at])[BATCH.labels[at]]))
@@ -116,7 +122,7 @@ def test_cross_entropy_needs_no_teacher():
 
 
 def test_a_perfect_student_loses_nothing():
-    for name in ("repr", "repr_kl", "logit"):
+    for name in ("repr", "repr_kl", "logit", "logit_all"):
         mean = LOSSES[name](TEACHER, TEACHER, BATCH)
         np.testing.assert_allclose(mean.total, 0.0, atol=1e-6)
 

@@ -79,12 +79,13 @@ def test_weights_and_recipes_reach_their_stages():
         beta=20.0,
         gamma=30.0,
         repr_loss="repr_kl",
+        logit_loss="logit_all",
         labelled_fraction=0.125,
         carry=True,
     )
     assert [s.schedule.peak for s in plan("D4.1", GROUPS, tuning)] == [1.0, 2.0, 3.0]
     [joint] = plan("D2", GROUPS, tuning)
-    assert joint.terms == (Term("ce", 10.0), Term("logit", 30.0), Term("repr_kl", 20.0))
+    assert joint.terms == (Term("ce", 10.0), Term("logit_all", 30.0), Term("repr_kl", 20.0))
     assert (joint.schedule.peak, joint.labelled_fraction, joint.carry) == (4.0, 0.125, True)
     epochs = [s.stop.epochs for s in plan("D4.2", GROUPS, tuning) if s.name.startswith("logit")]
     assert epochs == [4.0, 4.0, 4.0, 8.0]

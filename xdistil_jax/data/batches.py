@@ -6,7 +6,7 @@ takes an equal share from each: any number of devices that divides 16 sees the s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -59,16 +59,35 @@ def choose_widths(lengths: Int[np.ndarray, "R"], count: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Buckets:
-    """Widths and, from a token budget, the rows of a batch in each (a multiple of 16)."""
+    """Widths and, from a token budget, the rows of a batch in each (a multiple of 16).
+
+    ``most`` bounds the rows of a batch in each bucket, where there are fewer than the budget allows.
+    """
 
     widths: tuple[int, ...]
     token_budget: int
     multiple: int = SHARDS
+    most: tuple[int, ...] = ()
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         m = self.multiple
-        return tuple(max(m, self.token_budget // width // m * m) for width in self.widths)
+        most = self.most or (self.token_budget,) * len(self.widths)
+        return tuple(
+            max(m, min(self.token_budget // width, bound) // m * m)
+            for width, bound in zip(self.widths, most, strict=True)
+        )
+
+    def capped(self, *sources: "Source") -> "Buckets":
+        """These buckets, with no batch larger than all rows of ``sources`` together fill.
+
+        Sixty sentences would else be one batch of a thousand rows, nearly all of them empty.
+        """
+        cells = np.zeros((len(self.widths), SHARDS), np.int64)
+        for source in sources:
+            shard = np.arange(len(source.rows)) % SHARDS
+            np.add.at(cells, (self.of(source.lengths), shard), 1)
+        return replace(self, most=tuple(int(n) * SHARDS for n in cells.max(axis=1)))
 
     def of(self, lengths: Int[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
         """The narrowest bucket that holds each row.

@@ -29,6 +29,8 @@ _USUAL = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
 }
+# How WordPiece marks a piece that doesn't begin a word.
+WITHIN_WORD = "##"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 

@@ -51,8 +51,19 @@ def representation_kl(student: EncoderOutput, teacher: EncoderOutput, batch: Bat
 
 
 def logit(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
-    """Mean over first pieces of ‖rˢ − rᵗ‖² / C on raw logits (equation 4, as in the code)."""
-    mask = batch.logit_mask
+    """Mean over first pieces of ‖rˢ − rᵗ‖² / C on raw logits (equation 4)."""
+    return _logit(student, teacher, batch.logit_mask)
+
+
+def logit_all(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """``logit`` over every real piece, as in the paper's code (but for its padding).
+
+    Nobody told the teacher what to say of a piece inside a word; what it says tells of the word.
+    """
+    return _logit(student, teacher, batch.repr_mask)
+
+
+def _logit(student: EncoderOutput, teacher: EncoderOutput, mask: Bool[Array, "B T"]) -> Mean:
     error = _kept(student.logits, mask) - _kept(teacher.logits, mask)
     return Mean.of(jnp.mean(error**2, axis=-1), mask)
 
@@ -68,5 +79,6 @@ LOSSES: dict[Loss, LossFunction] = {
     "repr": representation,
     "repr_kl": representation_kl,
     "logit": logit,
+    "logit_all": logit_all,
     "ce": cross_entropy,
 }

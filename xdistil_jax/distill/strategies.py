@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term, unfreeze
 
@@ -33,7 +34,8 @@ class Tuning:
     alpha: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0
-    repr_loss: str = "repr"
+    repr_loss: Literal["repr", "repr_kl"] = "repr"
+    logit_loss: Literal["logit", "logit_all"] = "logit"
     labelled_fraction: float = 0.5
     carry: bool = False
 
@@ -56,9 +58,9 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
         return unfreeze(whole, groups, partial=t.partial)
 
     repr_ = stage("repr", t.repr, Term(t.repr_loss), labelled=0.0, top=1)
-    logit = stage("logit", t.logit, Term("logit"), labelled=0.0)
+    logit = stage("logit", t.logit, Term(t.logit_loss), labelled=0.0)
     ce = stage("ce", t.ce, Term("ce"), labelled=1.0)
-    joint_terms = (Term("ce", t.alpha), Term("logit", t.gamma))
+    joint_terms = (Term("ce", t.alpha), Term(t.logit_loss, t.gamma))
     joint = stage("joint", t.joint, *joint_terms, labelled=t.labelled_fraction)
     all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta)))
     return {
