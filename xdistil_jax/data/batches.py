@@ -61,7 +61,7 @@ def choose_widths(lengths: Int[np.ndarray, "R"], count: int) -> tuple[int, ...]:
 class Buckets:
     """Widths and, from a token budget, the rows of a batch in each (a multiple of 16).
 
-    ``most`` bounds the rows of a batch in each bucket, where there are fewer than the budget allows.
+    ``most`` bounds the rows of a batch in each bucket, where the budget allows more than there are.
     """
 
     widths: tuple[int, ...]

@@ -150,23 +150,6 @@ def save_encoder(
     write_atomic(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def save_params(path: str | Path, params: Mapping[str, Any]) -> None:
-    """Write a nested dict of arrays as one safetensors file, whole or not at all."""
-    _write_tensors(Path(path), dict(leaves(params)))
-
-
-def load_params(path: str | Path) -> Params:
-    """Read what ``save_params`` has written.
-
-    Raises:
-        CheckpointError: naming the file, if it is absent, torn, or any bit of it has changed.
-    """
-    tensors, recorded = _read_tensors(Path(path))
-    if recorded is None:
-        raise CheckpointError(f"{path} has no fingerprint: it wasn't written by save_params")
-    return unflatten(tensors)
-
-
 def fingerprint(params: Mapping[str, Any]) -> str:
     """blake2b over sorted paths, shapes, dtypes and bytes: 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
@@ -183,8 +166,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     write_atomic(path, safetensors.numpy.save(arrays, metadata))
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """Tensors by name, and the fingerprint that the file carries if we have written it."""
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Tensors by name, held to the fingerprint that a file of ours carries."""
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:
@@ -197,7 +180,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
         raise CheckpointError(
             f"{path} is damaged (its content doesn't fit its fingerprint): fetch or write it again"
         )
-    return tensors, recorded
+    return tensors
 
 
 def _find_folder(name_or_folder: str | Path) -> Path:
@@ -271,7 +254,7 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
     if not files[0].is_file():
         files = sorted(folder.glob("model-*-of-*.safetensors"))
     if files:
-        return {name: array for file in files for name, array in _read_tensors(file)[0].items()}
+        return {name: array for file in files for name, array in _read_tensors(file).items()}
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     if pickled:
         raise CheckpointError(
