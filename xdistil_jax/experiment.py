@@ -61,7 +61,8 @@ class StudentConfig:
     """The student: sizes of the BiLSTM (section 3 of the paper), and how its embedding starts.
 
     A teacher normalises its embeddings before it uses them, a BiLSTM does not: the SVD of its table
-    is brought to the standard deviation ``embedding_scale`` (0: left as it is).
+    is brought to the standard deviation ``embedding_scale`` (0: left as it is). ``"projected"``
+    starts from the same table, and trains the projection from the teacher's as well as the rows.
     """
 
     embed: int = 50
@@ -69,7 +70,7 @@ class StudentConfig:
     projection: Literal["gelu", "linear"] = "gelu"
     head_on: Literal["projection", "bilstm"] = "projection"
     dropout: float = 0.2
-    embedding: Literal["svd", "random"] = "svd"
+    embedding: Literal["svd", "projected", "random"] = "svd"
     embedding_scale: float = 1.0
 
 

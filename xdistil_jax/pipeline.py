@@ -23,7 +23,7 @@ from xdistil_jax.experiment import Experiment, Result, hash8, restore, settings
 from xdistil_jax.finetune import layer_name, prepare_teacher
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
-from xdistil_jax.models.embeddings import svd_table
+from xdistil_jax.models.embeddings import join_embedding, start_embedding
 from xdistil_jax.models.functional import build
 from xdistil_jax.report.metrics import Scores
 from xdistil_jax.session import Say, Session, Trained
@@ -158,6 +158,7 @@ def distil(session: Session, corpus: Corpus, teacher: Trained) -> tuple[Path, Tr
     if not (folder / "student").is_dir():
         session.say(f"student: {len(stages)} stages in {folder}")
         params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
+        params = join_embedding(params)
         save_bundle(
             folder / "student", kind="bilstm", sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
@@ -182,14 +183,17 @@ def _train_student(
     stages = experiment.plan()
     folder.mkdir(parents=True, exist_ok=True)
     files.write_atomic(folder / "config.json", json.dumps(settings(experiment), indent=2))
+    if experiment.student.embedding == "projected":
+        spec = replace(spec, source_width=teacher.params["embed"]["table"].shape[1])
     params = build(spec).init(jax.random.key(experiment.run.seed))
     masks = (f"{s.name}\n{trees.describe(trees.mask(params, s.trainable))}" for s in stages)
     files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
-    if experiment.student.embedding == "svd":
+    config = experiment.student
+    if config.embedding != "random":
         table = np.asarray(teacher.params["embed"]["table"])[text.kept]
-        start = svd_table(table, spec.embed)
-        scale = experiment.student.embedding_scale
-        params["embed"]["table"] = start * (scale / start.std() if scale else 1.0)
+        params = start_embedding(
+            params, table, scale=config.embedding_scale, projected=config.embedding == "projected"
+        )
     taught = any(stage.labelled_fraction < 1 for stage in stages)
     cache = cache_teacher(session, text, teacher) if taught else None
     with session.timed("student"):

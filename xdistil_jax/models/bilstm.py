@@ -23,6 +23,10 @@ class BiLSTMSpec:
     ``imitates`` names the teacher's layer whose states the projection is to reproduce; the head
     reads the projected vector, as the paper's parameter counts show (``head_on="projection"``), or
     the BiLSTM's states (equations 1 and 3 as printed).
+
+    ``source_width`` > 0 trains with a factored embedding: beside its own row a piece has that of
+    the teacher's table, which stays as it is, times a trained projection. So what is learned of
+    frequent pieces moves the rare ones, too; then ``join_embedding`` makes one table of both.
     """
 
     vocab_size: int
@@ -34,6 +38,7 @@ class BiLSTMSpec:
     head_on: Literal["projection", "bilstm"] = "projection"
     imitates: str = "layer_6"
     dropout: float = 0.2
+    source_width: int = 0
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -45,7 +50,10 @@ class BiLSTMSpec:
 
 
 def parameter_count(spec: BiLSTMSpec) -> int:
-    """V·E + 2·4·(E·H + H² + H) + (2H·D + D) + (D·C + C): reproduces the sizes of Table 16."""
+    """V·E + 2·4·(E·H + H² + H) + (2H·D + D) + (D·C + C): reproduces the sizes of Table 16.
+
+    As deployed: without the teacher's table that a factored embedding is trained with.
+    """
     V, E, H = spec.vocab_size, spec.embed, spec.hidden
     D, C = spec.teacher_width, spec.classes
     head_width = D if spec.head_on == "projection" else 2 * H
@@ -65,6 +73,10 @@ class BiLSTMStudent(nnx.Module):
         # Gates i, f, g, o; the forget gate starts open, so gradients reach far words from step 1.
         bias = jnp.zeros((2, 4 * H)).at[:, H : 2 * H].set(1.0)
         self.embed = nnx.Dict(table=nnx.Param(table))
+        if spec.source_width:
+            # In no group: the teacher's table is never trained.
+            self.source = nnx.Dict(table=nnx.Param(jnp.zeros((spec.vocab_size, spec.source_width))))
+            self.embed["projection"] = nnx.Param(jnp.zeros((spec.source_width, E)))
         self.bilstm = nnx.Dict(
             kernel=nnx.Param(glorot(batch_axis=0)(rngs.params(), (2, E, 4 * H))),
             recurrent=nnx.Param(jnp.stack(recurrent)),
@@ -87,6 +99,9 @@ class BiLSTMStudent(nnx.Module):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         real = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
         x = self.embed["table"][...][tokens].astype(dtype)
+        if spec.source_width:
+            source = self.source["table"][...][tokens].astype(dtype)
+            x = x + source @ self.embed["projection"][...].astype(dtype)
         x = dropout(x, spec.dropout, keys[0])
         states = bilstm(x, real, *(self.bilstm[n][...] for n in ("kernel", "recurrent", "bias")))
         states = dropout(states, spec.dropout, keys[1])
