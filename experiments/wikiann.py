@@ -1,7 +1,6 @@
 """Ten languages of WikiAnn: Tables 3 and 17 of the paper in small.
 
-    xdistil run experiments/wikiann.py d0-s --test
-    xdistil run experiments/wikiann.py d4.2 --test
+    xdistil run experiments/wikiann.py logit-ce --test
     xdistil run experiments/wikiann.py d4.2 --teacher.checkpoint bert-base-multilingual-cased
 
 Teacher: the lowest three blocks of MiniLM under mBERT's vocabulary, whose embeddings start from the
@@ -29,7 +28,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 experiment = Experiment(
     name="wikiann",
-    strategy="D4.2",
+    strategy="logit-ce",
     data=DataSpec(
         root=str(SHARED / "wikiann"),
         unlabelled_root=str(SHARED / "unlabelled"),
@@ -45,13 +44,16 @@ experiment = Experiment(
             StopRule(epochs=2, evaluations=2, patience=6),
         ),
     ),
-    student=StudentConfig(embed=100, hidden=200),
+    student=StudentConfig(embed=100, hidden=200, embedding="projected"),
     tuning=Tuning(
-        repr=Recipe(Schedule(peak=2e-3), StopRule(epochs=1, patience=3)),
-        logit=Recipe(Schedule(peak=2e-3), StopRule(epochs=3, patience=3)),
-        ce=Recipe(Schedule(peak=1e-3), StopRule(epochs=3, patience=3)),
-        joint=Recipe(Schedule(peak=2e-3), StopRule(epochs=3, patience=3)),
+        repr=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=1)),
+        logit=Recipe(Schedule(peak=6e-3, weight_decay=0.01), StopRule(epochs=3, patience=9)),
+        ce=Recipe(
+            Schedule(peak=3e-4, weight_decay=0.01), StopRule(epochs=1, evaluations=2, patience=4)
+        ),
+        joint=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=2)),
         partial=0.125,
+        logit_loss="logit_all",
     ),
-    run=RunConfig(token_budget=8192),
+    run=RunConfig(token_budget=4096),
 )
