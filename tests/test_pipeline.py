@@ -126,6 +126,18 @@ def test_strategies_share_the_teacher_and_its_cache(finished):
     assert len(list((out / "cache").glob("[!.]*"))) == 1
 
 
+def test_a_factored_embedding_is_deployed_as_one_table(finished):
+    result, out = finished
+    whole = shrunk(out, "logit-ce")
+    student = dataclasses.replace(whole.student, embedding="projected")
+    other = pipeline.run(dataclasses.replace(whole, student=student))
+    marks = (other.folder / "plan.txt").read_text().splitlines()
+    assert "x embed/projection" in marks
+    assert "x source/table" not in marks
+    sizes = {path: leaf.shape for path, leaf in weights(result.folder).items()}
+    assert {path: leaf.shape for path, leaf in weights(other.folder).items()} == sizes
+
+
 def test_run_again_refuses_what_has_changed(finished, tmp_path):
     result, _ = finished
     config = json.loads((result.folder / "config.json").read_text())
