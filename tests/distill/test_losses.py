@@ -19,6 +19,7 @@ MASKS = {
     "repr_kl": "repr_mask",
     "logit": "logit_mask",
     "logit_all": "repr_mask",
+    "logit_kl": "logit_mask",
     "ce": "label_mask",
 }
 GARBAGE = {"nan": np.nan, "infinity": np.inf, "huge": 3e38}
@@ -61,6 +62,9 @@ def reference(name):
             values.append(np.mean([np.sum(its * np.log(its / mine)) for its, mine in p]))
         elif name in ("logit", "logit_all"):
             values.append(np.mean((s.logits[at] - t.logits[at]) ** 2))
+        elif name == "logit_kl":
+            its, mine = softmax(t.logits[at]), softmax(s.logits[at])
+            values.append(np.sum(its * np.log(its / mine)))
         else:
             values.append(-np.log(softmax(s.logits[at])[BATCH.labels[at]]))
     return np.sum(values), len(values)
@@ -122,7 +126,7 @@ def test_cross_entropy_needs_no_teacher():
 
 
 def test_a_perfect_student_loses_nothing():
-    for name in ("repr", "repr_kl", "logit", "logit_all"):
+    for name in ("repr", "repr_kl", "logit", "logit_all", "logit_kl"):
         mean = LOSSES[name](TEACHER, TEACHER, BATCH)
         np.testing.assert_allclose(mean.total, 0.0, atol=1e-6)
 

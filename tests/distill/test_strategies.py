@@ -62,6 +62,12 @@ def test_plans_equal_the_papers_table(name):
     assert plan(name.lower(), GROUPS) == plan(name, GROUPS) == strategies(GROUPS)[name]
 
 
+def test_our_own_strategies_leave_out_representations():
+    kl = ("kl", ("logit_kl",), GROUPS, 0.0, LOSS)
+    assert [row(stage) for stage in plan("logit-ce", GROUPS)] == [LOGIT, CE]
+    assert [row(stage) for stage in plan("logit-kl-ce", GROUPS)] == [LOGIT, kl, CE]
+
+
 def test_d42_has_nine_stages_and_nine_programs():
     stages = plan("D4.2", GROUPS)
     assert len(stages) == len({stage.program for stage in stages}) == 9
@@ -72,6 +78,7 @@ def test_weights_and_recipes_reach_their_stages():
     tuning = Tuning(
         repr=Recipe(Schedule(peak=1.0)),
         logit=Recipe(Schedule(peak=2.0), StopRule(epochs=8)),
+        kl=Recipe(Schedule(peak=5.0)),
         ce=Recipe(Schedule(peak=3.0)),
         joint=Recipe(Schedule(peak=4.0)),
         partial=0.5,
@@ -84,6 +91,7 @@ def test_weights_and_recipes_reach_their_stages():
         carry=True,
     )
     assert [s.schedule.peak for s in plan("D4.1", GROUPS, tuning)] == [1.0, 2.0, 3.0]
+    assert [s.schedule.peak for s in plan("logit-kl-ce", GROUPS, tuning)] == [2.0, 5.0, 3.0]
     [joint] = plan("D2", GROUPS, tuning)
     assert joint.terms == (Term("ce", 10.0), Term("logit_all", 30.0), Term("repr_kl", 20.0))
     assert (joint.schedule.peak, joint.labelled_fraction, joint.carry) == (4.0, 0.125, True)

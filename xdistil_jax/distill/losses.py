@@ -42,12 +42,7 @@ def representation(student: EncoderOutput, teacher: EncoderOutput, batch: Batch)
 
 def representation_kl(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
     """Mean over pieces of KL(softmax(zᵗ) ‖ softmax(z̃ˢ)): equation 6, with distributions."""
-
-    def distance(s: Float[Array, "B T D"], t: Float[Array, "B T D"]) -> Float[Array, "B T"]:
-        log_t = jax.nn.log_softmax(t)
-        return jnp.sum(jnp.exp(log_t) * (log_t - jax.nn.log_softmax(s)), axis=-1)
-
-    return _over_layers(student, teacher, batch, distance)
+    return _over_layers(student, teacher, batch, _kl)
 
 
 def logit(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
@@ -68,6 +63,17 @@ def _logit(student: EncoderOutput, teacher: EncoderOutput, mask: Bool[Array, "B 
     return Mean.of(jnp.mean(error**2, axis=-1), mask)
 
 
+def logit_kl(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """Mean over first pieces of KL(softmax(rᵗ) ‖ softmax(rˢ)): soft labels."""
+    mask = batch.logit_mask
+    return Mean.of(_kl(_kept(student.logits, mask), _kept(teacher.logits, mask)), mask)
+
+
+def _kl(student: Float[Array, "B T C"], teacher: Float[Array, "B T C"]) -> Float[Array, "B T"]:
+    log_t = jax.nn.log_softmax(teacher)
+    return jnp.sum(jnp.exp(log_t) * (log_t - jax.nn.log_softmax(student)), axis=-1)
+
+
 def cross_entropy(student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> Mean:
     """Mean over labelled first pieces of −log p(label) (equation 2)."""
     log_p = jax.nn.log_softmax(_kept(student.logits, batch.label_mask))
@@ -80,5 +86,6 @@ LOSSES: dict[Loss, LossFunction] = {
     "repr_kl": representation_kl,
     "logit": logit,
     "logit_all": logit_all,
+    "logit_kl": logit_kl,
     "ce": cross_entropy,
 }

@@ -28,6 +28,7 @@ class Tuning:
 
     repr: Recipe = Recipe()
     logit: Recipe = Recipe()
+    kl: Recipe = Recipe()
     ce: Recipe = Recipe()
     joint: Recipe = Recipe()
     partial: float = 0.25
@@ -59,6 +60,7 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
 
     repr_ = stage("repr", t.repr, Term(t.repr_loss), labelled=0.0, top=1)
     logit = stage("logit", t.logit, Term(t.logit_loss), labelled=0.0)
+    kl = stage("kl", t.kl, Term("logit_kl"), labelled=0.0)
     ce = stage("ce", t.ce, Term("ce"), labelled=1.0)
     joint_terms = (Term("ce", t.alpha), Term(t.logit_loss, t.gamma))
     joint = stage("joint", t.joint, *joint_terms, labelled=t.labelled_fraction)
@@ -71,8 +73,10 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
         "D3.2": (repr_, *gradually(joint)),
         "D4.1": (repr_, logit, ce),
         "D4.2": (repr_, *gradually(logit), *gradually(ce)),
-        # Ours: the representation stage can be left out where it buys nothing.
+        # Ours: the representation stage can be left out where it buys nothing, and soft labels come
+        # nearer to what is decided than the distance of the logits does.
         "logit-ce": (logit, ce),
+        "logit-kl-ce": (logit, kl, ce),
     }
 
 
