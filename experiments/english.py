@@ -52,13 +52,13 @@ experiment = Experiment(
     ),
     student=StudentConfig(embed=100, hidden=200, embedding="projected"),
     tuning=Tuning(
-        repr=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=2)),
-        logit=Recipe(Schedule(peak=6e-3, weight_decay=0.01), StopRule(epochs=5, patience=9)),
+        repr=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=1)),
+        logit=Recipe(Schedule(peak=6e-3, weight_decay=0.01), StopRule(epochs=3, patience=9)),
         kl=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=5, patience=9)),
         ce=Recipe(
             Schedule(peak=3e-4, weight_decay=0.01), StopRule(epochs=2, evaluations=2, patience=4)
         ),
-        joint=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=2)),
+        joint=Recipe(Schedule(peak=4e-3, weight_decay=0.01), StopRule(epochs=1.5)),
         partial=0.125,
         logit_loss="logit_all",
     ),
