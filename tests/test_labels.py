@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
+from tests.oracles import best_by_trying_all
 from xdistil_jax.labels import Span, TagSet, repair, spans, split_tag
 
 TAGS = st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-A-B", "I-A-B"])
@@ -65,3 +66,27 @@ def test_encode_and_decode_are_inverse(tags):
 def test_encode_names_the_unknown_tag():
     with pytest.raises(KeyError, match="B-MISC"):
         TagSet(("PER",)).encode(["O", "B-MISC"])
+
+
+def test_what_may_follow_what():
+    tagset = TagSet(("A", "B"))
+    allowed = {
+        "O": "O B-A B-B", "B-A": "O B-A I-A B-B", "I-A": "O B-A I-A B-B",
+        "B-B": "O B-A B-B I-B", "I-B": "O B-A B-B I-B",
+    }  # fmt: skip
+    for tag, line in zip(tagset.tags, tagset.follows, strict=True):
+        assert {tagset.tags[k] for k in np.flatnonzero(line)} == set(allowed[tag].split())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5), st.sampled_from([0.1, 3.0]))
+def test_the_best_sequence_is_that_of_trying_all(seed, words, spread):
+    tagset = TagSet(("A", "B"))
+    logits = np.random.default_rng(seed).normal(size=(words, len(tagset))) * spread
+    found = tagset.best(logits, "iob2")
+    np.testing.assert_array_equal(found, best_by_trying_all(logits, tagset))
+    assert repair(tagset.decode(found))[1] == 0
+    plain = tagset.best(logits, "argmax")
+    np.testing.assert_array_equal(plain, logits.argmax(-1))
+    if repair(tagset.decode(plain))[1] == 0:
+        np.testing.assert_array_equal(found, plain)

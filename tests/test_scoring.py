@@ -1,6 +1,7 @@
 """Span counts in the program equal seqeval's, whatever the tags."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
 from xdistil_jax.labels import TagSet
-from xdistil_jax.scoring import SpanCounts, f1, language_mean, span_counts
+from xdistil_jax.scoring import SpanCounts, best_tags, f1, language_mean, span_counts
 
 TAGS = TagSet(("LOC", "ORG", "PER"))
 LANGUAGES = 3
@@ -114,3 +115,27 @@ def test_language_numbers_beyond_the_groups_are_not_counted():
     tags, group = jnp.array([1, 1]), jnp.array([0, LANGUAGES])
     counts = _counted(tags, tags, jnp.array([True, True]), group)
     assert int(counts.gold.sum()) == 1
+
+
+_best = jax.jit(best_tags)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 9), min_size=6, max_size=6), st.integers(0, 2**32 - 1))
+@example([0, 9, 0, 1, 9, 0], 1)
+def test_best_tags_equal_those_without_jax(sizes, seed):
+    logits = np.random.default_rng(seed).normal(size=(SIZE, len(TAGS))).astype(np.float32)
+    bounds = np.cumsum([0, *sizes])
+    found = _best(logits, jnp.asarray(bounds[:-1]), jnp.asarray(sizes), TAGS.follows)
+    for start, end in pairwise(bounds):
+        np.testing.assert_array_equal(found[start:end], TAGS.best(logits[start:end], "iob2"))
+
+
+def test_a_long_sentence_keeps_its_precision():
+    """Ten thousand words of which all but one are sure: that one hangs on a difference of 0.001."""
+    logits = np.full((10_000, len(TAGS)), -30.0, np.float32)
+    logits[:, 0] = 30.0
+    logits[5_000] = [0.0, 0.001, -9, -9, -9, -9, -9]
+    found = _best(logits, jnp.array([0]), jnp.array([10_000]), TAGS.follows)
+    np.testing.assert_array_equal(np.flatnonzero(found), [5_000])
+    np.testing.assert_array_equal(TAGS.best(logits, "iob2"), found)

@@ -16,6 +16,7 @@ from xdistil_jax.data.encode import encode
 from xdistil_jax.data.leaks import overlap, unseen
 from xdistil_jax.distill.evaluate import predict, tagged_set, tags_by_sentence
 from xdistil_jax.experiment import settings
+from xdistil_jax.labels import Decoding
 from xdistil_jax.models.functional import build
 from xdistil_jax.report import bench, page
 from xdistil_jax.report.metrics import Scores, retention, score
@@ -23,6 +24,10 @@ from xdistil_jax.session import Session, Trained
 from xdistil_jax.sharding import replicate
 
 _LATENCY_SECONDS = 8.0
+_DECODED: dict[Decoding, str] = {
+    "iob2": "Teacher and student tag alike: the best valid IOB2 sequence of each sentence.",
+    "argmax": "Teacher and student tag alike: the best tag of each word, valid IOB2 or not.",
+}
 
 
 def tag(session: Session, model: Trained, sentences: Sequence[Sentence]) -> list[tuple[str, ...]]:
@@ -30,7 +35,8 @@ def tag(session: Session, model: Trained, sentences: Sequence[Sentence]) -> list
     bare = [sentence._replace(tags=None) for sentence in sentences]
     store = encode(bare, model.tokenizer, None, max_length=model.max_length, folder=session.encoded)
     buckets = Buckets(choose_widths(store.lengths, session.experiment.run.buckets), 4096)
-    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4)
+    decoding = session.experiment.run.decoding
+    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=decoding)
     flat = predict(model.spec, session.dtype, replicate(model.params, session.mesh), tagged)
     return tags_by_sentence(flat, store, model.tagset)
 
@@ -107,7 +113,7 @@ def report_run(
             configuration=settings(session.experiment),
             versions=page.versions(),
             latency=latency,
-            notes=_notes(corpus, figures),
+            notes=_notes(corpus, figures, session.experiment.run.decoding),
         )
         written = {**report, **composed, "figures": figures}
         write_report(folder, written)
@@ -222,10 +228,11 @@ def _leaks(corpus: Corpus, sentences: Sequence[Sentence]) -> list[dict[str, Any]
     return found
 
 
-def _notes(corpus: Corpus, figures: Mapping[str, Any]) -> list[str]:
+def _notes(corpus: Corpus, figures: Mapping[str, Any], decoding: Decoding) -> list[str]:
     languages = {sentence.language for sentence in corpus.train}
     log = corpus.log
     notes = [
+        _DECODED[decoding],
         f"{len(corpus.train):,} labelled and {len(corpus.transfer):,} transfer sentences in "
         f"{len(languages)} language{'s' * (len(languages) > 1)}. F1 kept and compression refer to "
         "this run's own teacher.",

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule
 from xdistil_jax.distill.strategies import Recipe, Tuning, plan
+from xdistil_jax.labels import Decoding
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -84,7 +85,10 @@ STUDENTS: dict[str, StudentConfig] = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is carried out. ``temperature`` evens out the languages (1: as they are)."""
+    """How a run is carried out. ``temperature`` evens out the languages (1: as they are).
+
+    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``.
+    """
 
     out: str = "runs"
     seed: int = 0
@@ -93,6 +97,7 @@ class RunConfig:
     steps_per_call: int = 16
     temperature: float = 1.0
     held_out: int = 1000
+    decoding: Decoding = "iob2"
     precision: Precision = "auto"
     save_every_s: float = 60.0
     latency: bool = True

@@ -69,7 +69,8 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
     run_ = experiment.run
     identity = hash8(
         replace(config, layer=0), run_.temperature, run_.buckets, run_.steps_per_call,
-        session.dtype, _checkpoint_identity(config.checkpoint), train.identity, dev.identity,
+        run_.decoding, session.dtype, _checkpoint_identity(config.checkpoint), train.identity,
+        dev.identity,
     )  # fmt: skip
     folder = experiment.folder() / f"teacher-{identity}"
     key = jax.random.key(config.seed)

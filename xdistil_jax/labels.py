@@ -3,9 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
+
+Decoding = Literal["iob2", "argmax"]
+"""How logits become tags: ``iob2`` takes the best of all valid IOB2 sequences of a sentence
+(Viterbi, without weights of its own), ``argmax`` the best tag of each word, as the paper does."""
 
 OUTSIDE = "O"
 UNLABELLED = -1
@@ -100,6 +105,14 @@ class TagSet:
         numbers = {kind: number for number, kind in enumerate(self.types)}
         return np.array([numbers.get(split_tag(tag)[1], -1) for tag in self.tags], np.int32)
 
+    @cached_property
+    def follows(self) -> np.ndarray:
+        """bool [C, C]: may the second tag stand right after the first? A sentence starts as if
+        after O."""
+        same = self.kinds[:, None] == self.kinds[None, :]
+        inside = ~self.begins & (self.kinds >= 0)
+        return ~inside[None, :] | same
+
     def __len__(self) -> int:
         return len(self.tags)
 
@@ -114,3 +127,17 @@ class TagSet:
     def decode(self, numbers: Sequence[int]) -> tuple[str, ...]:
         """int [N] -> tags."""
         return tuple(self.tags[number] for number in numbers)
+
+    def best(self, logits: Float[np.ndarray, "W C"], decoding: Decoding) -> Int[np.ndarray, "W"]:
+        """The tag numbers of one sentence's words; equal to ``scoring.best_tags``."""
+        if decoding == "argmax" or not len(logits):
+            return logits.argmax(-1)
+        score, origins = np.where(self.follows[0], logits[0], -np.inf), []
+        for word in logits[1:]:
+            before = np.where(self.follows, score[:, None], -np.inf)
+            origins.append(before.argmax(0))
+            score = before.max(0) - score.max() + word
+        path = [score.argmax()]
+        for origin in reversed(origins):
+            path.append(origin[path[-1]])
+        return np.array(path[::-1])

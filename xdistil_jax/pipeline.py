@@ -163,6 +163,7 @@ def distil(session: Session, corpus: Corpus, teacher: Trained) -> tuple[Path, Tr
             folder / "student", kind="bilstm", sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
             tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=teacher.max_length,
+            decoding=experiment.run.decoding,
         )  # fmt: skip
     params = trees.unflatten(load_bundle(folder / "student").weights)
     return folder, Trained(

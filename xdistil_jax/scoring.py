@@ -1,7 +1,8 @@
-"""Exact span counts as jax arrays, equal to seqeval's default mode: F1 without the host.
+"""Tags from logits, and exact span counts equal to seqeval's default mode, without the host.
 
 All words of a data set lie in one flat array; an entity is decided by where it starts, its kind and
-where it ends, so counting is a scan for ends and three sums. Axes: N words, C tags, G languages.
+where it ends, so counting is a scan for ends and three sums. Axes: N words, C tags, S sentences, G
+languages.
 """
 
 from typing import NamedTuple
@@ -10,6 +11,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+
+def best_tags(
+    logits: Float[Array, "N C"],
+    starts: Int[Array, "S"],
+    sizes: Int[Array, "S"],
+    follows: Bool[Array | np.ndarray, "C C"],
+) -> Int[Array, "N"]:
+    """Of all sequences that ``follows`` allows the one with the highest sum of logits (Viterbi).
+
+    Sentence s is the words ``starts[s]`` up to ``starts[s] + sizes[s]``; ``follows`` is that of
+    ``labels.TagSet``. As long a loop as the longest sentence, over all sentences at once. Without
+    normalising: a constant added to all tags of a word changes no choice.
+    """
+    follows = jnp.asarray(follows)
+    longest = jnp.max(sizes, initial=0)
+
+    def word(at: Array) -> Array:
+        """The place of each sentence's word number ``at``, or N where it has none."""
+        return jnp.where(at < sizes, starts + at, logits.shape[0])
+
+    def forth(at: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        score, origins = carry
+        before = jnp.where(follows, score[:, :, None], -jnp.inf)
+        # Differences decide: beside the sum over a long sentence they would drown in rounding.
+        here = before.max(1) - score.max(1, keepdims=True) + logits.at[word(at)].get(mode="clip")
+        origins = origins.at[word(at)].set(before.argmax(1).astype(origins.dtype), mode="drop")
+        return jnp.where((at < sizes)[:, None], here, score), origins
+
+    def back(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        tag, path = carry
+        at = longest - 1 - step
+        path = path.at[word(at)].set(tag, mode="drop")
+        before = origins.at[word(at)].get(mode="clip")
+        before = jnp.take_along_axis(before, tag[:, None], axis=1)[:, 0].astype(tag.dtype)
+        return jnp.where(at < sizes, before, tag), path
+
+    after_outside = jnp.where(jnp.arange(logits.shape[1]) == 0, 0.0, -jnp.inf)
+    score = jnp.broadcast_to(after_outside, (len(starts), logits.shape[1])).astype(logits.dtype)
+    none = jnp.zeros(logits.shape, jnp.int16)
+    score, origins = jax.lax.fori_loop(0, longest, forth, (score, none))
+    tag, path = score.argmax(1), jnp.zeros(logits.shape[0], score.argmax(1).dtype)
+    return jax.lax.fori_loop(0, longest, back, (tag, path))[1]
 
 
 class SpanCounts(NamedTuple):

@@ -41,7 +41,7 @@ def train_plan(
     training = Training(
         Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
         store, *sources, buckets.capped(*sources),
-        tagged_set(dev, buckets, tagset, mesh, steps=steps), teacher,
+        tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding), teacher,
         () if teacher is None else teacher.arrays,
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,
         checkpoints, writer, session.stop,

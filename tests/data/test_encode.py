@@ -307,12 +307,12 @@ def test_row_hashes_address_content(tokenizer, folder, corpus):
     assert frame.row_hashes().tolist() == [[9005617805004518559, 6455465309218068080]]
 
 
-def test_stitch_takes_rows_or_one_array_and_refuses_others(tokenizer, folder, corpus):
+def test_stitch_takes_numbers_or_vectors_and_refuses_other_lengths(tokenizer, folder, corpus):
     store = encode(corpus, tokenizer, TAGS, max_length=12, folder=folder)
     numbers = np.arange(len(store.tokens))
-    rows = np.split(numbers, store.offsets[1:-1])
-    for one, other in zip(stitch(store, numbers), stitch(store, rows), strict=True):
-        np.testing.assert_array_equal(one, other)
+    pairs = np.stack([numbers, -numbers], axis=1)
+    for one, two in zip(stitch(store, numbers), stitch(store, pairs), strict=True):
+        np.testing.assert_array_equal(np.stack([one, -one], axis=1), two)
         assert len(set(one.tolist())) == len(one)
     with pytest.raises(ValueError, match="expected one for each"):
         stitch(store, numbers[1:])

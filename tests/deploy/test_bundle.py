@@ -108,7 +108,8 @@ def test_files_of_another_student_do_not_mix(folder, tmp_path):
         load_bundle(tmp_path / "other")
 
 
-def test_a_newer_bundle_is_refused_and_says_what_to_do(folder):
-    edit_json(folder / "config.json", format=99)
-    with pytest.raises(BundleError, match=r"config\.json: format 99.*update xdistil_jax"):
+@pytest.mark.parametrize(("version", "cure"), [(99, "update xdistil_jax"), (1, "distil .* again")])
+def test_a_bundle_of_another_version_is_refused_and_says_what_to_do(folder, version, cure):
+    edit_json(folder / "config.json", format=version)
+    with pytest.raises(BundleError, match=rf"config\.json: format {version}.*{cure}"):
         load_bundle(folder)

@@ -5,6 +5,7 @@ import sys
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,8 +17,10 @@ from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode
 from xdistil_jax.deploy.bundle import BundleError, load_bundle
 from xdistil_jax.deploy.tagger import Entity, Tagger, bilstm_logits
-from xdistil_jax.labels import spans
+from xdistil_jax.distill.evaluate import tags_by_sentence
+from xdistil_jax.labels import repair, spans
 from xdistil_jax.models.functional import build
+from xdistil_jax.scoring import best_tags
 from xdistil_jax.text import split_words
 
 SPECS = [
@@ -81,10 +84,10 @@ def test_large_gates_do_not_overflow(tmp_path):
     assert np.isfinite(logits).all()
 
 
-def jax_tags(sentences, spec, params, folder):
+def jax_tags(sentences, spec, params, folder, decoding):
     """What the student in JAX says, row by row of the store on disk, without padding."""
     store = encode(sentences, TOKENIZER, None, max_length=MAX_LENGTH, folder=folder)
-    best = [np.full(count, -1) for count in store.word_counts]
+    found = np.full((store.word_counts.sum(), len(TAGS)), np.nan, np.float32)
     for row in range(store.rows):
         part = slice(store.offsets[row], store.offsets[row + 1])
         length = part.stop - part.start
@@ -92,10 +95,14 @@ def jax_tags(sentences, spec, params, folder):
         tokens = np.zeros((1, MAX_LENGTH), np.int32)
         tokens[0, :length] = store.tokens[part]
         logits = _forward(params, tokens, np.array([length]), spec=spec).logits
-        numbers = np.asarray(logits).argmax(-1)[0, :length]
         owned = store.owned[part]
-        best[store.sentence[row]][store.word[part][owned]] = numbers[owned]
-    return [TAGS.decode(numbers) for numbers in best]
+        slots = store.word_offsets[store.sentence[row]] + store.word[part][owned]
+        found[slots] = np.asarray(logits)[0, :length][owned]
+    numbers = jnp.asarray(found).argmax(-1)
+    if decoding == "iob2":
+        starts, sizes = jnp.asarray(store.word_offsets[:-1]), jnp.asarray(store.word_counts)
+        numbers = best_tags(jnp.asarray(found), starts, sizes, TAGS.follows)
+    return tags_by_sentence(numbers, store, TAGS)
 
 
 @partial(jax.jit, static_argnames="spec")
@@ -107,11 +114,14 @@ def words_of(texts):
     return [Sentence(tuple(w.text for w in split_words(text)), None, "und") for text in texts]
 
 
-def test_tags_equal_the_jax_student_on_nasty_texts(tagger, tmp_path):
+@pytest.mark.parametrize("decoding", ["iob2", "argmax"])
+def test_tags_equal_the_jax_student_on_nasty_texts(tmp_path, decoding):
+    save_toy(tmp_path / "student", decoding=decoding)
     sentences = words_of(NASTY)
-    ours = tagger.tags(sentences)
+    ours = Tagger.load(tmp_path).tags(sentences)
     assert [len(tags) for tags in ours] == [len(sentence.words) for sentence in sentences]
-    assert ours == jax_tags(sentences, toy_spec(), toy_params(toy_spec()), tmp_path)
+    assert ours == jax_tags(sentences, toy_spec(), toy_params(toy_spec()), tmp_path, decoding)
+    assert all(repair(tags)[1] == 0 for tags in ours) == (decoding == "iob2")
     # The toy has something to say: otherwise the test would compare nothing.
     assert len({tag for tags in ours for tag in tags}) >= 4
 

@@ -48,6 +48,7 @@ def save_toy(folder, spec=None, seed=0, **changes):
         "tokenizer": TOKENIZER,
         "tagset": TAGS,
         "max_length": MAX_LENGTH,
+        "decoding": "iob2",
     }
     save_bundle(folder, **options | changes)
     return params

@@ -95,7 +95,7 @@ def tagged(stores):
     found = {}
     for length, store in stores.items():
         buckets = Buckets(choose_widths(store.lengths, 2), token_budget=200)
-        found[length] = tagged_set(store, buckets, TAGS, MESH, steps=3)
+        found[length] = tagged_set(store, buckets, TAGS, MESH, steps=3, decoding="argmax")
     return found
 
 
@@ -137,6 +137,23 @@ def test_dev_f1_equals_seqeval(tokenizer, stores, tagged, seed, skill):
         assert dev_f1(spec, "float32", params, tagged[length]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_iob2_decodes_whole_sentences_however_they_are_cut(tokenizer, stores, tagged, seed):
+    spec, params = oracle(tokenizer, GOLD)
+    logits = np.random.default_rng(seed).normal(size=params["logits"].shape).astype(np.float32)
+    params = replicate({**params, "logits": logits}, MESH)
+    first = [tokenizer.pieces([[word]])[0][0][0] for word in WORDS]
+    expected = [
+        TAGS.decode(TAGS.best(each, "iob2")) for each in np.split(logits[np.array(first)], SPLITS)
+    ]
+    for length in LENGTHS:
+        viterbi = tagged[length]._replace(decoding="iob2")
+        found = predict(spec, "float32", params, viterbi)
+        assert tags_by_sentence(found, stores[length], TAGS) == expected
+        plain = predict(spec, "float32", params, tagged[length])
+        assert tags_by_sentence(plain, stores[length], TAGS) != expected
+
+
 def test_perfect_and_hopeless_predictions(tokenizer, tagged):
     for numbers, expected in ((GOLD, 1.0), (np.zeros_like(GOLD), 0.0)):
         spec, params = oracle(tokenizer, numbers)
@@ -161,7 +178,8 @@ def test_eight_devices_predict_the_same(tokenizer, stores):
     numbers = np.random.default_rng(1).integers(0, len(TAGS), len(WORDS))
     spec, params = oracle(tokenizer, numbers)
     store = stores[14]
-    everywhere = tagged_set(store, Buckets((14,), 200), TAGS, mesh, steps=2)
+    buckets = Buckets((14,), 200)
+    everywhere = tagged_set(store, buckets, TAGS, mesh, steps=2, decoding="argmax")
     found = predict(spec, "float32", replicate(jax.tree.map(np.asarray, params), mesh), everywhere)
     np.testing.assert_array_equal(found, numbers)
 

@@ -215,7 +215,9 @@ def make_training(checkpoints=None, writer=None, stop=None, **options):
         "labelled": make_sampler(0.5).labelled,
         "transfer": source(transfer[40:]),
         "buckets": ONE,
-        "dev": tagged_set(make_store(60, seed=1), ONE, TAGS, model.mesh, steps=steps),
+        "dev": tagged_set(
+            make_store(60, seed=1), ONE, TAGS, model.mesh, steps=steps, decoding="argmax"
+        ),
         "held_out": HeldOut.of(STORE, transfer[:40], ONE, teacher, model.mesh, steps=steps),
         "seed": 11,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64, UInt64
+from jaxtyping import Bool, Int8, Int16, Int32, Int64, Shaped, UInt64
 
 from xdistil_jax import files
 from xdistil_jax.data.arrays import ArrayFolder, digest, load_arrays
@@ -179,22 +179,17 @@ def piece_counts(stores: Iterable[EncodedStore], vocab_size: int) -> Int64[np.nd
 
 
 def stitch(
-    store: EncodedStore, predictions: Int[np.ndarray, "N"] | Sequence[Int[np.ndarray, "T"]]
-) -> list[Int[np.ndarray, "W"]]:
-    """Numbers for each piece -> numbers for each word of each sentence, from the owning windows.
-
-    ``predictions`` is as long as ``store.tokens``, or a sequence of one array for each row.
-    """
-    if not isinstance(predictions, np.ndarray):
-        predictions = np.concatenate([np.zeros(0, np.int8), *predictions])
-    if predictions.shape != store.tokens.shape:
+    store: EncodedStore, predictions: Shaped[np.ndarray, "N *rest"]
+) -> list[Shaped[np.ndarray, "W *rest"]]:
+    """What stands for each piece -> for each word of each sentence, from the owning windows."""
+    if len(predictions) != len(store.tokens):
         raise ValueError(
             f"predictions of shape {predictions.shape}: expected one for each of the store's "
             f"{len(store.tokens)} pieces"
         )
     pieces = np.flatnonzero(store.owned)
     row = np.searchsorted(store.offsets, pieces, "right") - 1
-    words = np.empty(store.word_offsets[-1], predictions.dtype)
+    words = np.empty((store.word_offsets[-1], *predictions.shape[1:]), predictions.dtype)
     words[store.word_offsets[store.sentence[row]] + store.word[pieces]] = predictions[pieces]
     return np.split(words, store.word_offsets[1:-1])[: len(store.word_counts)]
 

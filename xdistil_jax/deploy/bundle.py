@@ -1,6 +1,6 @@
 """What leaves the building: weights, sizes, tokenizer, labels - one folder, without JAX.
 
-``model.safetensors`` · ``config.json`` (kind of model, sizes, maximum length, languages) ·
+``model.safetensors`` · ``config.json`` (kind of model, sizes, maximum length, decoding) ·
 ``tokenizer.json`` (the cut tokenizer that the student was trained with) · ``labels.json``. The
 config holds the checksums of the others and of itself.
 """
@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from xdistil_jax import files
 from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
-from xdistil_jax.labels import TagSet
+from xdistil_jax.labels import Decoding, TagSet
 
-_FORMAT = 1
+_FORMAT = 2
 _SEALED = ("model.safetensors", "tokenizer.json", "labels.json")
 
 
@@ -37,6 +37,7 @@ class Bundle:
     tokenizer: Tokenizer
     tagset: TagSet
     max_length: int
+    decoding: Decoding
 
 
 def save_bundle(
@@ -48,6 +49,7 @@ def save_bundle(
     tokenizer: Tokenizer,
     tagset: TagSet,
     max_length: int,
+    decoding: Decoding,
 ) -> None:
     """Write a bundle; the folder appears whole or not at all."""
     with files.atomic_folder(folder) as temporary:
@@ -61,6 +63,7 @@ def save_bundle(
             "kind": kind,
             "sizes": dict(sizes),
             "max_length": max_length,
+            "decoding": decoding,
             "checksums": {name: files.checksum(temporary / name) for name in _SEALED},
         }
         content = json.dumps({**config, "checksum": _checksum(config)}, indent=2)
@@ -89,6 +92,7 @@ def load_bundle(folder: str | Path) -> Bundle:
         load_tokenizer(folder),
         TagSet(tuple(labels["types"])),
         config["max_length"],
+        config["decoding"],
     )
 
 
@@ -100,10 +104,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise _damaged(path, f"expected a JSON object, found {type(config).__name__}")
     version = config.get("format")
-    if isinstance(version, int) and version > _FORMAT:
-        raise BundleError(
-            f"{path}: format {version}, and this version reads {_FORMAT}; update xdistil_jax"
-        )
+    if isinstance(version, int) and version != _FORMAT:
+        cure = "update xdistil_jax" if version > _FORMAT else "distil the student again"
+        raise BundleError(f"{path}: format {version}, and this version reads {_FORMAT}; {cure}")
     if _checksum(config) != config.get("checksum"):
         raise _damaged(path, "its checksum is not that of its content")
     return config

@@ -62,12 +62,13 @@ class Tagger:
             return []
         bundle = self.bundle
         store = encode_in_memory(sentences, bundle.tokenizer, max_length=bundle.max_length)
-        best: list[np.ndarray] = [np.zeros(0, np.int64)] * store.rows
+        logits = np.empty((len(store.tokens), len(bundle.tagset)), np.float32)
         for rows, tokens, lengths in _batches(store.lengths, store.offsets, store.tokens):
-            numbers = bilstm_logits(bundle, tokens, lengths).argmax(-1)
-            for row, line, length in zip(rows, numbers, lengths, strict=True):
-                best[row] = line[:length]
-        return [bundle.tagset.decode(numbers) for numbers in stitch(store, best)]
+            found = bilstm_logits(bundle, tokens, lengths)
+            for start, line, length in zip(store.offsets[rows], found, lengths, strict=True):
+                logits[start : start + length] = line[:length]
+        best = (bundle.tagset.best(each, bundle.decoding) for each in stitch(store, logits))
+        return [bundle.tagset.decode(numbers) for numbers in best]
 
 
 def _batches(

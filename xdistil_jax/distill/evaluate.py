@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from xdistil_jax.data.batches import Buckets, whole_rows
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.feed import Feeder, Streams, pieces
 from xdistil_jax.distill.stages import Loss
 from xdistil_jax.distill.step import Feed, Model, loss_call, predict_call
-from xdistil_jax.labels import TagSet
+from xdistil_jax.labels import Decoding, TagSet
 from xdistil_jax.models.functional import Spec
-from xdistil_jax.scoring import SpanCounts, language_mean, span_counts
+from xdistil_jax.scoring import SpanCounts, best_tags, language_mean, span_counts
 from xdistil_jax.sharding import place_batch, replicate
 from xdistil_jax.types import Mean, Params
 
@@ -26,22 +26,27 @@ from xdistil_jax.types import Mean, Params
 class TaggedSet(NamedTuple):
     """Tagged text on the devices, ready to be scored: feeds, and a flat array of its W words.
 
-    A sentence cut into windows is put together again: each word takes its tag from the row that
-    owns it, so scores don't depend on the maximum length.
+    A sentence cut into windows is put together again: each word takes its logits from the row that
+    owns it, so scores don't depend on the maximum length. Sentence s is the words ``starts[s]`` up
+    to ``starts[s] + sizes[s]``.
     """
 
     feeds: tuple[tuple[Feed, Int[Array, "K B T"]], ...]
     gold: Int[Array, "W"]
     first: Bool[Array, "W"]
     language: Int[Array, "W"]
+    starts: Int[Array, "S"]
+    sizes: Int[Array, "S"]
     languages: tuple[str, ...]
     tagset: TagSet
+    decoding: Decoding
     mesh: Mesh
 
 
 def tagged_set(
-    store: EncodedStore, buckets: Buckets, tagset: TagSet, mesh: Mesh, *, steps: int
-) -> TaggedSet:
+    store: EncodedStore, buckets: Buckets, tagset: TagSet, mesh: Mesh, *,
+    steps: int, decoding: Decoding,
+) -> TaggedSet:  # fmt: skip
     """Place every row of ``store`` on the devices for scoring."""
     words = int(store.word_counts.sum())
     row_of = np.repeat(np.arange(store.rows), store.lengths)
@@ -60,17 +65,32 @@ def tagged_set(
         index, real = pieces(store, feeder.filled(call), buckets.widths[call.bucket])
         slots = np.where(real, slot[index], words).astype(np.int32)
         feeds.append((feed, place_batch(slots, mesh, leading=1)))
-    flat = replicate(tuple(jnp.asarray(a) for a in (gold, first, language)), mesh)
-    return TaggedSet(tuple(feeds), *flat, store.languages, tagset, mesh)
+    starts, sizes = (a.astype(np.int32) for a in (store.word_offsets[:-1], store.word_counts))
+    flat = (jnp.asarray(a) for a in (gold, first, language, starts, sizes))
+    placed = replicate(tuple(flat), mesh)
+    return TaggedSet(tuple(feeds), *placed, store.languages, tagset, decoding, mesh)
 
 
 def predict(student: Spec, dtype: str, params: Params, tagged: TaggedSet) -> Int[Array, "W"]:
     """The tag number of every word."""
     run = predict_call(student, dtype, tagged.mesh)
-    flat = jnp.zeros_like(tagged.gold)
+    flat = jnp.zeros((len(tagged.gold), len(tagged.tagset)))
     for feed, slots in tagged.feeds:
         flat = run(params, flat, feed, slots)
-    return flat
+    return _decode(flat, tagged.starts, tagged.sizes, tagged.tagset, tagged.decoding)
+
+
+@partial(jax.jit, static_argnames=("tagset", "decoding"))
+def _decode(
+    logits: Float[Array, "W C"],
+    starts: Int[Array, "S"],
+    sizes: Int[Array, "S"],
+    tagset: TagSet,
+    decoding: Decoding,
+) -> Int[Array, "W"]:
+    if decoding == "argmax":
+        return logits.argmax(-1)
+    return best_tags(logits, starts, sizes, tagset.follows)
 
 
 @partial(jax.jit, static_argnames=("tagset", "groups"))

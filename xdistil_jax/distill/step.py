@@ -240,20 +240,20 @@ def loss_call(model: Model, losses: tuple[Loss, ...]) -> Callable[..., tuple[Mea
 
 
 @lru_cache(maxsize=64)
-def predict_call(student: Spec, dtype: str, mesh: Mesh) -> Callable[..., Int[Array, "W"]]:
-    """(params, flat [W], feed, slots [K B T]) -> flat, with the best tag of each piece at its slot.
+def predict_call(student: Spec, dtype: str, mesh: Mesh) -> Callable[..., Float[Array, "W C"]]:
+    """(params, flat [W C], feed, slots [K B T]) -> flat, with each piece's logits at its slot.
 
     ``slots`` is the number of the word that a piece stands for, or W where it stands for none.
     """
     model = Model(student, None, dtype, mesh)
 
     def call(
-        params: Params, flat: Int[Array, "W"], feed: Feed, slots: Int[Array, "K B T"]
-    ) -> Int[Array, "W"]:
-        def body(i: Array, flat: Int[Array, "W"]) -> Int[Array, "W"]:
+        params: Params, flat: Float[Array, "W C"], feed: Feed, slots: Int[Array, "K B T"]
+    ) -> Float[Array, "W C"]:
+        def body(i: Array, flat: Float[Array, "W C"]) -> Float[Array, "W C"]:
             batch, slot = _at((feed.batch, slots), i)
-            tags = jnp.argmax(_forward(model, params, batch).logits, axis=-1)
-            return flat.at[slot.reshape(-1)].set(tags.reshape(-1).astype(flat.dtype), mode="drop")
+            logits = _forward(model, params, batch).logits.reshape(-1, flat.shape[1])
+            return flat.at[slot.reshape(-1)].set(logits.astype(flat.dtype), mode="drop")
 
         return jax.lax.fori_loop(0, feed.count, body, flat)
 
