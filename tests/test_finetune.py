@@ -34,7 +34,7 @@ def test_another_vocabulary_keeps_blocks_and_shared_pieces(checkpoint):
     folder, spec, params = checkpoint
     old, new = train_tokenizer(TEXT, 60), train_tokenizer(OTHER, 60)
     config = TeacherConfig(checkpoint=str(folder), max_length=32, keep_layers=2)
-    got, started = finetune._start(config, new, TAGS, KEY)
+    got, started, _ = finetune._start(config, new, TAGS, KEY)
     assert got == replace(spec, vocab_size=new.vocab_size, layers=2, dropout=got.dropout)
     for ours, theirs in zip(
         jax.tree.leaves(started["layers"]), jax.tree.leaves(params["layers"]), strict=True

@@ -168,8 +168,8 @@ class DistilArguments:
     """Labelled text: CoNLL, WikiAnn or TSV (plain or .gz), or a datasets folder or hub name."""
     dev: str
     """Labelled text that decides when to stop."""
-    teacher: str
-    """A Hugging Face folder or hub name."""
+    teacher: str = ""
+    """A Hugging Face folder or hub name; or --teacher.outputs, a folder of its outputs."""
     test: str = ""
     """Labelled text, read once at the end."""
     unlabelled: tuple[str, ...] = ()
@@ -205,6 +205,11 @@ def _distil(arguments: list[str]) -> None:
     )
     chosen.plan()
     chosen = _parse(Experiment, rest, "distil", chosen)
+    if not (chosen.teacher.checkpoint or chosen.teacher.outputs):
+        raise ValueError(
+            "no teacher: give --teacher with a Hugging Face folder or hub name, or "
+            "--teacher.outputs with a folder that OutputsWriter has filled"
+        )
     _carry_out(chosen, evaluate_test=bool(chosen.data.test))
 
 

@@ -92,13 +92,13 @@ def report_run(
 ) -> dict[str, Any]:  # fmt: skip
     """The report of a run folder, with what is missing of it added: dev always, test if asked.
 
-    ``models`` are ``"teacher"`` and ``"student"``.
+    ``models`` are ``"teacher"``, unless only its outputs are there, and ``"student"``.
     """
     report = read_report(folder)
     figures = dict(report.get("figures", {}))
     readings = report.get("test_readings", 0)
     latency = report.get("latency")
-    if latency is None and session.experiment.run.latency:
+    if latency is None and session.experiment.run.latency and "teacher" in models:
         with session.timed("latency"):
             latency = _latency(models["teacher"], models["student"])
 
@@ -131,6 +131,39 @@ def report_run(
         figures["test"] = _figures(session, models, sentences, corpus, figures.get("test"), log)
         report = write()
     return report
+
+
+class WeakTeacherError(ValueError):
+    """A teacher that has nothing to teach."""
+
+
+def check_teacher(session: Session, corpus: Corpus, teacher: Trained) -> None:
+    """Measure the teacher on dev before anything is distilled from it.
+
+    Says so where a label-only student of the same data, on disk already, is better.
+
+    Raises:
+        WeakTeacherError: if its mean F1 over languages is under ``teacher.min_f1``.
+    """
+    limit = session.experiment.teacher.min_f1
+    figures = _figures(session, {"teacher": teacher}, corpus.dev, corpus, None)
+    mean = Scores.from_json(figures["models"]["teacher"]["scores"]).mean
+    if mean < limit:
+        raise WeakTeacherError(
+            f"the teacher's dev F1 is {mean:.1f}, under the limit of {limit:g}: a student can't "
+            "learn from it. Look at its training (metrics.jsonl in "
+            f"{teacher.folder}), its tags and its tokenizer; --teacher.min-f1 changes the limit"
+        )
+    for path in sorted(session.experiment.folder().glob("D0-S-*/report.json")):
+        dev = read_report(path.parent).get("figures", {}).get("dev", {})
+        if dev.get("sentences") != figures["sentences"]:
+            continue
+        other = Scores.from_json(dev["models"]["student"]["scores"]).mean
+        if other > mean:
+            session.say(
+                f"warning: the teacher's dev F1 is {mean:.1f}, and the label-only student "
+                f"{path.parent.name} reaches {other:.1f}"
+            )
 
 
 def _identity(sentences: Sequence[Sentence]) -> str:
@@ -199,10 +232,10 @@ def _latency(teacher: Trained, student: Trained) -> dict[str, Any]:
 def compose_rows(
     figures: Mapping[str, Any], latency: Mapping[str, Any] | None
 ) -> tuple[page.Row, ...]:
-    """The teacher's and the student's column of a table."""
+    """The teacher's and the student's column of a table; outputs alone have no column."""
     models = figures["models"]
-    teacher = Scores.from_json(models["teacher"]["scores"])
-    size = models["teacher"]["parameters"]
+    known = models.get("teacher")
+    teacher = None if known is None else Scores.from_json(known["scores"])
     rows = []
     for name, each in models.items():
         scores = Scores.from_json(each["scores"])
@@ -211,8 +244,8 @@ def compose_rows(
         ratios = (None, None)
         if student and latency is not None:
             ratios = (latency["32x32"]["ratio"], latency["1x32"]["ratio"])
-        kept = retention(scores, teacher) if student else None
-        compression = size / each["parameters"] if student else None
+        kept = retention(scores, teacher) if student and teacher else None
+        compression = known["parameters"] / each["parameters"] if student and known else None
         rows.append(page.Row(name, scores, rest, each["parameters"], compression, kept, *ratios))
     return tuple(rows)
 

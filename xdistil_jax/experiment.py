@@ -31,15 +31,22 @@ class TeacherConfig:
     checkpoint with another ``tokenizer`` keeps its blocks (the lowest ``keep_layers``; 0: all) and
     the embeddings of the pieces that both vocabularies have. ``layer`` is the one whose states the
     student imitates (1 … L; 0: the last); ``fine_tune=False`` takes a token-classification
-    checkpoint as it is; ``word_dropout`` hides whole pieces in training; ``cache`` is the id of the
+    checkpoint as it is, whatever its tags: they are matched by name, after ``labels`` has renamed
+    types (``("PERSON=PER", "MISC=O")``). ``outputs`` is a folder that ``OutputsWriter`` has filled,
+    instead of a model. ``word_dropout`` hides whole pieces in training;
+    ``min_f1`` is the dev F1 in percent under which nothing is distilled; ``cache`` is the id of the
     one teacher cache that will do.
     """
 
     checkpoint: str = ""
+    outputs: str = ""
+    revision: str = ""
     tokenizer: str = ""
     layer: int = 0
     max_length: int = 128
     fine_tune: bool = True
+    labels: tuple[str, ...] = ()
+    min_f1: float = 20.0
     keep_layers: int = 0
     token_budget: int = 1024
     recipe: Recipe = Recipe(
@@ -64,6 +71,11 @@ class StudentConfig:
     A teacher normalises its embeddings before it uses them, a BiLSTM does not: the SVD of its table
     is brought to the standard deviation ``embedding_scale`` (0: left as it is). ``"projected"``
     starts from the same table, and trains the projection from the teacher's as well as the rows.
+
+    The tokenizer is the teacher's, cut to the pieces of train and transfer text. ``vocab_size``
+    keeps only the most frequent of them; ``tokenizer`` (folder, vocabulary file or hub name) is
+    another one, cut likewise. Then words are cut otherwise than the teacher cuts them, and what it
+    says is read at words: of their first piece, or the mean over all (``pool``).
     """
 
     embed: int = 50
@@ -73,6 +85,9 @@ class StudentConfig:
     dropout: float = 0.2
     embedding: Literal["svd", "projected", "random"] = "svd"
     embedding_scale: float = 1.0
+    tokenizer: str = ""
+    vocab_size: int = 0
+    pool: Literal["first", "mean"] = "first"
 
 
 STUDENTS: dict[str, StudentConfig] = {
@@ -138,6 +153,7 @@ _WITHOUT_EFFECT = {
     ("RunConfig", "save_every_s"),
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),
+    ("TeacherConfig", "min_f1"),
 }
 
 

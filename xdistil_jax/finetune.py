@@ -20,11 +20,14 @@ from xdistil_jax.data.tokenizer import (
 )
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import Experiment, TeacherConfig, hash8
-from xdistil_jax.models.checkpoints import load_encoder, save_encoder
+from xdistil_jax.labels import LabelMap
+from xdistil_jax.models.checkpoints import keep_lowest, load_encoder, save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.functional import build
-from xdistil_jax.session import Session, Trained
+from xdistil_jax.session import Given, Session, Trained
 from xdistil_jax.teacher.manifest import identify_teacher
+from xdistil_jax.teacher.outputs import read_outputs
 from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
@@ -43,7 +46,7 @@ def _tokenizer(experiment: Experiment, corpus: Corpus) -> Tokenizer:
     return cut_tokenizer(tokenizer, np.unique(tokenizer.word_pieces(sorted(seen))[0]))[0]
 
 
-def layer_name(experiment: Experiment, spec: EncoderSpec) -> str:
+def layer_name(experiment: Experiment, spec: AnySpec) -> str:
     """The teacher's layer that the student imitates.
 
     Raises:
@@ -74,10 +77,10 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
     )  # fmt: skip
     folder = experiment.folder() / f"teacher-{identity}"
     key = jax.random.key(config.seed)
-    classes, tags = len(corpus.tagset), corpus.tagset.tags
+    tags = corpus.tagset.tags
     if not (folder / "model" / "config.json").is_file():
         session.refuse_other(folder)
-        spec, params = _start(config, tokenizer, tags, key)
+        spec, params, own = _start(config, tokenizer, tags, key)
         if config.fine_tune:
             session.say(f"teacher: fine-tuning in {folder}")
             stage = Stage(
@@ -89,44 +92,77 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
                     session, folder, spec, params, (stage,), train, dev, corpus.tagset,
                     labelled=np.arange(train.rows), budget=config.token_budget, seed=config.seed,
                 ).params  # fmt: skip
-        save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), tags)
+        save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), own)
         tokenizer.save(folder / "model")
-    spec, params, _ = load_encoder(folder / "model", classes, labels=tags)
+    spec, params, own = load_encoder(folder / "model")
+    if own != tags:
+        mapped = LabelMap.of(own or (), corpus.tagset, _renamed(config))
+        spec = replace(spec, columns=mapped.columns)
+        if told := mapped.describe():
+            session.say(f"teacher: {told}")
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
     return Trained(spec, params, tokenizer, corpus.tagset, length, identity, folder)
 
 
+def given_outputs(session: Session, corpus: Corpus) -> Given:
+    """The outputs in ``teacher.outputs``, their tags matched with the data's by name."""
+    config = session.experiment.teacher
+    outputs = read_outputs(config.outputs)
+    if outputs.tags != corpus.tagset.tags:
+        mapped = LabelMap.of(outputs.tags, corpus.tagset, _renamed(config))
+        lookup = replace(outputs.lookup, columns=mapped.columns)
+        outputs = outputs._replace(lookup=lookup)
+        if told := mapped.describe():
+            session.say(f"teacher: {told}")
+    identity = f"{outputs.identity} {outputs.lookup.columns}"
+    return Given(outputs, config.max_length, identity)
+
+
+def _renamed(config: TeacherConfig) -> dict[str, str]:
+    pairs = [text.partition("=") for text in config.labels]
+    if wrong := [f"{a}{sign}{b}" for a, sign, b in pairs if not (a and sign and b)]:
+        raise ValueError(f"teacher.labels: {wrong[0]!r} is no THEIRS=OURS, such as MISC=O")
+    return {theirs: ours for theirs, _, ours in pairs}
+
+
 def _start(
     config: TeacherConfig, tokenizer: Tokenizer, tags: tuple[str, ...], key: Array
-) -> tuple[EncoderSpec, Params]:
-    """The encoder before fine-tuning."""
+) -> tuple[AnySpec, Params, tuple[str, ...]]:
+    """The encoder before fine-tuning, and the tags of its head."""
     if not config.checkpoint:
         spec = EncoderSpec(
             tokenizer.vocab_size, config.width, config.layers, config.heads,
             config.feed_forward, positions=max(config.max_length, 16), classes=len(tags),
             dropout=config.dropout, word_dropout=config.word_dropout,
         )  # fmt: skip
-        return spec, build(spec).init(key)
-    labels = None if config.fine_tune else tags
-    spec, params, found = load_encoder(config.checkpoint, len(tags), labels=labels, key=key)
-    if not config.fine_tune and found is None:
-        raise ValueError(
-            f"{config.checkpoint} has no head for the tags {', '.join(tags)}: it can't teach as it "
-            "is; leave teacher.fine_tune on"
+        return spec, build(spec).init(key), tags
+    revision = config.revision or None
+    if config.fine_tune:
+        spec, params, own = load_encoder(
+            config.checkpoint, len(tags), labels=tags, key=key, revision=revision
         )
-    if config.max_length > spec.positions:
+    else:
+        spec, params, own = load_encoder(config.checkpoint, revision=revision)
+    spec, params = _fitted(config, tokenizer, spec, params, key)
+    return spec, params, own or tags
+
+
+def _fitted(
+    config: TeacherConfig, tokenizer: Tokenizer, spec: AnySpec, params: Params, key: Array
+) -> tuple[AnySpec, Params]:
+    """The checkpoint's encoder with the layers and the vocabulary that were asked for."""
+    if config.max_length > spec.longest:
         raise ValueError(
             f"teacher.max_length is {config.max_length}, but {config.checkpoint} has "
-            f"{spec.positions} positions: set it to at most that"
+            f"{spec.longest} positions: set it to at most that"
         )
     if config.keep_layers:
         if config.keep_layers > spec.layers:
             raise ValueError(
                 f"teacher.keep_layers is {config.keep_layers}; the checkpoint has {spec.layers}"
             )
-        spec = replace(spec, layers=config.keep_layers)
-        params["layers"] = jax.tree.map(lambda leaf: leaf[: spec.layers], params["layers"])
+        spec, params = keep_lowest(spec, params, config.keep_layers)
     own = load_tokenizer(config.checkpoint)
     if own.vocab_size > spec.vocab_size:
         raise ValueError(

@@ -15,6 +15,7 @@ from xdistil_jax.experiment import Experiment
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.sharding import make_mesh
+from xdistil_jax.teacher.outputs import Outputs
 from xdistil_jax.types import Params
 
 Say = Callable[[str], None]
@@ -31,6 +32,15 @@ class Trained:
     max_length: int
     fingerprint: str = ""
     folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """A teacher of which only outputs are there; rows are cut to ``max_length`` pieces."""
+
+    outputs: Outputs
+    max_length: int
+    fingerprint: str
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from xdistil_jax.labels import TagSet
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.report.writers import JsonLines, TensorBoard, Writers
 from xdistil_jax.session import Session
-from xdistil_jax.teacher.cache import TeacherCache
+from xdistil_jax.teacher.source import Teacher
 from xdistil_jax.types import Params
 
 
 def train_plan(
     session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
     store: EncodedStore, dev: EncodedStore, tagset: TagSet, *, labelled: np.ndarray,
-    budget: int, seed: int, transfer: np.ndarray | None = None, teacher: TeacherCache | None = None,
+    budget: int, seed: int, transfer: np.ndarray | None = None, teacher: Teacher | None = None,
 ) -> PlanResult:  # fmt: skip
     """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
     run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call

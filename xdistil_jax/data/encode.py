@@ -98,6 +98,16 @@ class EncodedStore:
         return np.frombuffer(bytes(hashes), "<u8").astype(np.uint64).reshape(-1, 2)
 
 
+def pieces(
+    store: EncodedStore, rows: Int[np.ndarray, "K B"], width: int
+) -> tuple[Int[np.ndarray, "K B T"], Bool[np.ndarray, "K B T"]]:
+    """(place of each piece in the store's flat arrays, is it real); -1 is a row without pieces."""
+    lengths = np.where(rows >= 0, store.lengths[rows], 0)
+    place = np.arange(width)
+    real = place < lengths[..., None]
+    return np.where(real, store.offsets[rows][..., None] + place, 0), real
+
+
 def encode(
     sentences: Sequence[Sentence],
     tokenizer: Tokenizer,

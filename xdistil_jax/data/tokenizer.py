@@ -62,6 +62,12 @@ class Tokenizer:
         canonical = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
+    @cached_property
+    def _marks_spaces(self) -> bool:
+        """Does a space before a word change its pieces? In RoBERTa's and Gemma's BPE it does."""
+        bare, spaced = (self.backend.encode(text, add_special_tokens=False) for text in ("a", " a"))
+        return bare.tokens != spaced.tokens
+
     @property
     def _special_ids(self) -> tuple[int, int, int, int]:
         return self.pad_id, self.unk_id, self.cls_id, self.sep_id
@@ -71,8 +77,10 @@ class Tokenizer:
 
         A word's pieces depend on nothing but the word, as with ``is_pretokenized``: so each
         distinct word needs to be given only once. A word that vanishes becomes one unknown piece.
+        Where the tokenizer marks the space before a word, every word has one.
         """
-        encodings = self.backend.encode_batch(list(words), add_special_tokens=False)
+        given = [f" {word}" for word in words] if self._marks_spaces else list(words)
+        encodings = self.backend.encode_batch(given, add_special_tokens=False)
         ids = [encoding.ids or [self.unk_id] for encoding in encodings]
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(pieces) for pieces in ids], out=offsets[1:])
@@ -172,24 +180,25 @@ def cut_tokenizer(
 
     Returns it with ``kept``, int32 [V']: ``kept[new_id] == old_id``, special pieces first. Words
     made of used pieces are cut as before: greedy longest match and Viterbi keep their choice when
-    only unused pieces go.
+    only unused pieces go, and BPE keeps every merge on the way to a piece that stays.
     """
     content = json.loads(tokenizer.backend.to_str())
     model, added = content["model"], content["added_tokens"]
-    if model["type"] not in ("WordPiece", "Unigram"):
+    if model["type"] not in ("WordPiece", "Unigram", "BPE"):
         raise ValueError(
-            f"can't cut a {model['type']} tokenizer: its merges build on one another; "
-            "expected WordPiece or Unigram"
+            f"can't cut a {model['type']} tokenizer: expected WordPiece, Unigram or BPE"
         )
     names = {number: piece for piece, number in tokenizer.backend.get_vocab().items()}
     used_ids = {int(number) for number in used}
     if unknown := used_ids - names.keys():
         raise ValueError(f"piece {min(unknown)} is not in the tokenizer's {len(names)} pieces")
     special = {token["id"] for token in added} | set(tokenizer._special_ids)
-    rest = (used_ids | _indispensable(model, names)) - special
-    kept = np.array([*sorted(special), *sorted(rest)], np.int32)
+    rest = used_ids | _indispensable(model, names)
+    if model["type"] == "BPE":
+        rest = _with_parts(model, names, rest)
+    kept = np.array([*sorted(special), *sorted(rest - special)], np.int32)
     new_ids = {int(old): new for new, old in enumerate(kept)}
-    if model["type"] == "WordPiece":
+    if model["type"] in ("WordPiece", "BPE"):
         model["vocab"] = {names[old]: new for old, new in new_ids.items()}
     elif max(new_ids) < len(model["vocab"]):
         model["vocab"] = [model["vocab"][old] for old in new_ids]
@@ -208,12 +217,31 @@ def cut_tokenizer(
 
 def _indispensable(model: dict[str, Any], names: dict[int, str]) -> set[int]:
     """Single characters; for Unigram also the bytes, and what the cost of the unknown hangs on."""
-    prefix = model.get("continuing_subword_prefix", "▁")
+    prefix = model.get("continuing_subword_prefix") or "▁"
     kept = {number for number, piece in names.items() if len(piece.removeprefix(prefix)) <= 1}
     if model["type"] == "Unigram":
         kept.add(min(range(len(model["vocab"])), key=lambda number: model["vocab"][number][1]))
         if model.get("byte_fallback"):
             kept |= {n for n, piece in names.items() if re.fullmatch("<0x[0-9A-F]{2}>", piece)}
+    return kept
+
+
+def _with_parts(model: dict[str, Any], names: dict[int, str], wanted: set[int]) -> set[int]:
+    """``wanted`` and all pieces that merge into them; other merges are taken out of ``model``."""
+    numbers = {piece: number for number, piece in names.items()}
+    pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    sources: dict[str, list[tuple[str, str]]] = {}
+    for pair in pairs:
+        sources.setdefault("".join(pair), []).append(pair)
+    kept, left = set(wanted), [names[number] for number in wanted]
+    while left:
+        for pair in sources.get(left.pop(), ()):
+            for part in pair:
+                if numbers[part] not in kept:
+                    kept.add(numbers[part])
+                    left.append(part)
+    staying = {names[number] for number in kept}
+    model["merges"] = [list(pair) for pair in pairs if "".join(pair) in staying]
     return kept
 
 

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from xdistil_jax.data.batches import Buckets, whole_rows
-from xdistil_jax.data.encode import EncodedStore
-from xdistil_jax.distill.feed import Feeder, Streams, pieces
+from xdistil_jax.data.encode import EncodedStore, pieces
+from xdistil_jax.distill.feed import Feeder, Streams
 from xdistil_jax.distill.stages import Loss
 from xdistil_jax.distill.step import Feed, Model, loss_call, predict_call
 from xdistil_jax.labels import Decoding, TagSet

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
 from xdistil_jax.data.batches import SHARDS, Buckets, Call
-from xdistil_jax.data.encode import EncodedStore
+from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.distill.step import Feed
 from xdistil_jax.sharding import place_batch, replicate
 from xdistil_jax.types import Batch
@@ -17,17 +17,9 @@ from xdistil_jax.types import Batch
 class Streams(Protocol):
     """The part of a teacher that travels with the batch (see ``teacher.source.Teacher``)."""
 
+    @property
+    def words_only(self) -> bool: ...
     def stream(self, rows: Int[np.ndarray, "K B"], width: int) -> PyTree: ...
-
-
-def pieces(
-    store: EncodedStore, rows: Int[np.ndarray, "K B"], width: int
-) -> tuple[Int[np.ndarray, "K B T"], Bool[np.ndarray, "K B T"]]:
-    """(place of each piece in the store's flat arrays, is it real); -1 is a row without pieces."""
-    lengths = np.where(rows >= 0, store.lengths[rows], 0)
-    place = np.arange(width)
-    real = place < lengths[..., None]
-    return np.where(real, store.offsets[rows][..., None] + place, 0), real
 
 
 def collate(
@@ -35,11 +27,13 @@ def collate(
     rows: Int[np.ndarray, "K B"],
     width: int,
     labelled: Bool[np.ndarray, "B"],
+    *,
+    words_only: bool = False,
 ) -> Batch:
     """Gather ``rows`` (-1: empty) into a Batch of NumPy arrays [K, B, T] and [K, B].
 
     Where ``labelled`` holds, a row counts for cross-entropy; elsewhere for representations (every
-    real piece) and logits (first pieces that the row owns).
+    real piece, or, with ``words_only``, first ones) and logits (first pieces that the row owns).
     """
     index, real = pieces(store, rows, width)
     first = real & (store.word[index] >= 0) & store.owned[index]
@@ -52,7 +46,7 @@ def collate(
         word_start=first,
         labels=labels,
         label_mask=role & (labels >= 0),
-        repr_mask=~role & real,
+        repr_mask=~role & (first if words_only else real),
         logit_mask=~role & first,
     )
 
@@ -85,7 +79,8 @@ class Feeder(NamedTuple):
             )
         width = self.buckets.widths[call.bucket]
         rows = self.filled(call)
-        batch = collate(self.store, rows, width, labelled)
+        words_only = self.teacher is not None and self.teacher.words_only
+        batch = collate(self.store, rows, width, labelled, words_only=words_only)
         streamed = () if self.teacher is None else self.teacher.stream(rows, width)
         count = replicate(jnp.asarray(len(call.rows), jnp.int32), self.mesh)
         feed = Feed(*place_batch((batch, streamed), self.mesh, leading=1), count)

@@ -1,25 +1,27 @@
-"""The BERT family: post-norm encoders with learned positions, as teachers and as students."""
+"""Encoders with learned positions: BERT and its relatives, as teachers and as students."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from xdistil_jax.models.functional import dropout
+from xdistil_jax.models.layers import (
+    ACTIVATIONS,
+    attend,
+    dense,
+    dense_shapes,
+    initialize,
+    merge_columns,
+    norm_shapes,
+    normalize,
+    split_heads,
+)
 from xdistil_jax.types import EncoderOutput, Params
-
-ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-}
-# A finite stand-in for -inf: a row of length 0 then gets a uniform softmax instead of NaN.
-_MASKED = -1e30
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,13 @@ class EncoderSpec:
     ``stacked`` keeps all layers in one leaf with a leading axis, run by a scan: quick to compile,
     but a stacked leaf can't be partly frozen, so a student that is unfrozen layer by layer wants
     False. ``word_dropout`` hides whole pieces in training, so that the context has to speak for
-    them. ``outputs`` names the hidden states that are returned (None: all of them).
+    them. ``outputs`` names the hidden states that are returned (None: all of them); ``columns`` are
+    those of the head that make up each tag (empty: as they are; see ``merge_columns``).
+
+    What tells the families apart: ``position_offset`` is the number of the first position (RoBERTa
+    counts from the number of its padding piece + 1), ``token_types`` may be 0 (DistilBERT),
+    ``embedding_width`` is that of a table which is projected to ``width`` (ELECTRA; 0: the same),
+    and ``pre_norm`` normalises before each block and once at the end (XLM-R XL).
     """
 
     vocab_size: int
@@ -47,6 +55,11 @@ class EncoderSpec:
     initializer: float = 0.02
     stacked: bool = True
     outputs: tuple[str, ...] | None = None
+    columns: tuple[tuple[int, ...], ...] = ()
+    family: str = "bert"
+    position_offset: int = 0
+    embedding_width: int = 0
+    pre_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -62,6 +75,11 @@ class EncoderSpec:
                 )
 
     @property
+    def longest(self) -> int:
+        """Pieces of the longest row."""
+        return self.positions - self.position_offset
+
+    @property
     def hidden_names(self) -> tuple[str, ...]:
         """embedding, layer_1 … layer_L: bottom to top."""
         return ("embedding", *(f"layer_{number + 1}" for number in range(self.layers)))
@@ -70,7 +88,8 @@ class EncoderSpec:
     def groups(self) -> tuple[str, ...]:
         """Top to bottom; single layers only where they are leaves of their own."""
         middle = ("layers",) if self.stacked else self.hidden_names[:0:-1]
-        return ("head", *middle, "embed")
+        last = ("norm",) if self.pre_norm else ()
+        return ("head", *last, *middle, "embed")
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         return Encoder(self, rngs)
@@ -80,49 +99,29 @@ def parameter_shapes(spec: EncoderSpec) -> dict[str, Any]:
     """The nested dict of the parameters' shapes."""
     D, F = spec.width, spec.feed_forward
 
-    def dense(inputs: int, outputs: int, lead: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
-        return {"kernel": (*lead, inputs, outputs), "bias": (*lead, outputs)}
-
-    def norm(lead: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
-        return {"scale": (*lead, D), "bias": (*lead, D)}
-
     def layer(lead: tuple[int, ...] = ()) -> dict[str, Any]:
-        products = {name: dense(D, D, lead) for name in ("query", "key", "value", "output")}
-        up, down = dense(D, F, lead), dense(F, D, lead)
+        products = {name: dense_shapes(D, D, lead) for name in ("query", "key", "value", "output")}
+        up, down = dense_shapes(D, F, lead), dense_shapes(F, D, lead)
+        norm = norm_shapes(D, lead)
         return {
-            "attention": {**products, "norm": norm(lead)},
-            "feed_forward": {"up": up, "down": down, "norm": norm(lead)},
+            "attention": {**products, "norm": norm},
+            "feed_forward": {"up": up, "down": down, "norm": norm},
         }
 
-    embed = {
-        "table": (spec.vocab_size, D),
-        "positions": (spec.positions, D),
-        "types": (spec.token_types, D),
-        "norm": norm(),
-    }
+    E = spec.embedding_width or D
+    embed: dict[str, Any] = {"table": (spec.vocab_size, E), "positions": (spec.positions, E)}
+    if spec.token_types:
+        embed["types"] = (spec.token_types, E)
+    if not spec.pre_norm:
+        embed["norm"] = norm_shapes(E)
+    if E != D:
+        embed["projection"] = dense_shapes(E, D)
     if spec.stacked:
         middle = {"layers": layer((spec.layers,))}
     else:
         middle = {name: layer() for name in spec.hidden_names[1:]}
-    return {"embed": embed, **middle, "head": dense(D, spec.classes)}
-
-
-def stack_layers(params: Mapping[str, Any]) -> Params:
-    """Parameters of an unstacked encoder -> those of the stacked one, on the host."""
-    count = sum(name.startswith("layer_") for name in params)
-    layers = [params[f"layer_{number + 1}"] for number in range(count)]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
-    return {"embed": params["embed"], "layers": stacked, "head": params["head"]}
-
-
-def unstack_layers(params: Mapping[str, Any]) -> Params:
-    """Parameters of a stacked encoder -> those of the unstacked one."""
-    count = len(params["layers"]["attention"]["query"]["bias"])
-    layers = {
-        f"layer_{number + 1}": jax.tree.map(lambda leaf, n=number: leaf[n], params["layers"])
-        for number in range(count)
-    }
-    return {"embed": params["embed"], **layers, "head": params["head"]}
+    last = {"norm": norm_shapes(D)} if spec.pre_norm else {}
+    return {"embed": embed, **middle, **last, "head": dense_shapes(D, spec.classes)}
 
 
 class Encoder(nnx.Module):
@@ -131,7 +130,7 @@ class Encoder(nnx.Module):
     def __init__(self, spec: EncoderSpec, rngs: nnx.Rngs) -> None:
         self.spec = spec
         for name, shapes in parameter_shapes(spec).items():
-            setattr(self, name, _initialize(shapes, spec.initializer, rngs))
+            setattr(self, name, initialize(shapes, spec.initializer, rngs))
 
     def __call__(
         self,
@@ -143,8 +142,8 @@ class Encoder(nnx.Module):
         dtype: DTypeLike = jnp.float32,
     ) -> EncoderOutput:
         spec, T = self.spec, tokens.shape[1]
-        if spec.positions < T:
-            raise ValueError(f"rows of {T} pieces: the encoder has {spec.positions} positions")
+        if spec.longest < T:
+            raise ValueError(f"rows of {T} pieces: the encoder takes {spec.longest}")
         params = nnx.to_pure_dict(nnx.state(self, nnx.Param))
         keys = None if key is None else jax.random.split(key, spec.layers + 2)
         first, last = (None, None) if keys is None else (keys[0], keys[-1])
@@ -153,34 +152,12 @@ class Encoder(nnx.Module):
         x = dropout(x, spec.dropout, first)
         hidden = {"embedding": x, **_run_layers(spec, params, x, real, keys)}
         top = hidden[spec.hidden_names[-1]].astype(jnp.float32)
-        logits = _dense(params["head"], dropout(top, spec.dropout, last))
+        logits = dense(params["head"], dropout(top, spec.dropout, last))
         wanted = spec.hidden_names if spec.outputs is None else spec.outputs
-        return EncoderOutput({name: hidden[name].astype(jnp.float32) for name in wanted}, logits)
-
-
-def _initialize(shapes: Mapping[str, Any], scale: float, rngs: nnx.Rngs) -> nnx.Dict:
-    def leaf(name: str, shape: tuple[int, ...]) -> Array:
-        if name in ("bias", "scale"):
-            return jnp.full(shape, float(name == "scale"))
-        if name == "positions":
-            return scale * _sinusoids(*shape)
-        return scale * jax.random.normal(rngs.params(), shape)
-
-    return nnx.Dict(
-        **{
-            name: _initialize(below, scale, rngs)
-            if isinstance(below, Mapping)
-            else nnx.Param(leaf(name, below))
-            for name, below in shapes.items()
-        }
-    )
-
-
-def _sinusoids(count: int, width: int) -> Float[Array, "P D"]:
-    """Neighbours start alike, so that attention finds them long before it has seen every place."""
-    slower = 100.0 ** (jnp.arange(-(-width // 2)) / (width / 2))
-    angles = jnp.arange(count)[:, None] / slower[None]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :width]
+        return EncoderOutput(
+            {name: hidden[name].astype(jnp.float32) for name in wanted},
+            merge_columns(logits, spec.columns),
+        )
 
 
 def _embed(
@@ -195,10 +172,16 @@ def _embed(
     if key is not None and spec.word_dropout:
         hidden = jax.random.bernoulli(jax.random.fold_in(key, 1), spec.word_dropout, tokens.shape)
         x = jnp.where(hidden[..., None], 0.0, x)
-    x = x + params["positions"][None, : tokens.shape[1]]
-    types = params["types"]
-    x = x + (types[None, :1] if token_types is None else types[token_types])
-    return _normalize(spec, params["norm"], x).astype(dtype)
+    first = spec.position_offset
+    x = x + params["positions"][None, first : first + tokens.shape[1]]
+    if spec.token_types:
+        types = params["types"]
+        single = token_types is None or spec.token_types == 1
+        x = x + (types[None, :1] if single else types[token_types])
+    if not spec.pre_norm:
+        x = normalize(params["norm"], x, spec.norm_epsilon)
+    x = x.astype(dtype)
+    return dense(params["projection"], x) if "projection" in params else x
 
 
 def _run_layers(
@@ -216,7 +199,7 @@ def _run_layers(
         for number, name in enumerate(names):
             key = None if inner is None else inner[number]
             x = hidden[name] = _layer(spec, params[name], x, real, key)
-        return hidden
+        return {**hidden, names[-1]: _finish(spec, params, x)}
     every = spec.outputs is None or not {*spec.outputs} <= {"embedding", names[-1]}
 
     def step(x: Array, layer: tuple[Params, Array | None]) -> tuple[Array, Array | None]:
@@ -224,7 +207,12 @@ def _run_layers(
         return y, (y if every else None)
 
     x, states = jax.lax.scan(step, x, (params["layers"], inner))
-    return {names[-1]: x} if states is None else dict(zip(names, states, strict=True))
+    hidden = {} if states is None else dict(zip(names, states, strict=True))
+    return {**hidden, names[-1]: _finish(spec, params, x)}
+
+
+def _finish(spec: EncoderSpec, params: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    return normalize(params["norm"], x, spec.norm_epsilon) if spec.pre_norm else x
 
 
 def _layer(
@@ -235,11 +223,22 @@ def _layer(
     key: Array | None,
 ) -> Float[Array, "B T D"]:
     keys: Sequence[Array | None] = (None,) * 3 if key is None else jax.random.split(key, 3)
-    attended = _attend(spec, params["attention"], x, real, keys[0])
-    x = _normalize(spec, params["attention"]["norm"], x + dropout(attended, spec.dropout, keys[1]))
-    params = params["feed_forward"]
-    y = _dense(params["down"], ACTIVATIONS[spec.activation](_dense(params["up"], x)))
-    return _normalize(spec, params["norm"], x + dropout(y, spec.dropout, keys[2]))
+
+    def attention(p: Params, x: Array) -> Array:
+        return _attend(spec, p, x, real, keys[0])
+
+    def feed_forward(p: Params, x: Array) -> Array:
+        return dense(p["down"], ACTIVATIONS[spec.activation](dense(p["up"], x)))
+
+    blocks = ((attention, params["attention"]), (feed_forward, params["feed_forward"]))
+    for (block, p), dropped in zip(blocks, keys[1:], strict=True):
+        if spec.pre_norm:
+            y = block(p, normalize(p["norm"], x, spec.norm_epsilon))
+            x = x + dropout(y, spec.dropout, dropped)
+        else:
+            x = x + dropout(block(p, x), spec.dropout, dropped)
+            x = normalize(p["norm"], x, spec.norm_epsilon)
+    return x
 
 
 def _attend(
@@ -251,30 +250,12 @@ def _attend(
 ) -> Float[Array, "B T D"]:
     """Self-attention over the real pieces of each row.
 
-    Three products were never slower than one with joined kernels, and this plain form, which
-    can drop out probabilities, as fast as ``jax.nn.dot_product_attention``.
+    Three products were never slower than one with joined kernels.
     """
-    B, T, D = x.shape
-
-    def heads(name: str) -> Float[Array, "B H T d"]:
-        return _dense(params[name], x).reshape(B, T, spec.heads, -1).swapaxes(1, 2)
-
-    query = heads("query") * (D // spec.heads) ** -0.5
-    scores = jnp.matmul(query, heads("key").mT, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(real[:, None, None], scores, _MASKED))
-    weights = dropout(weights.astype(x.dtype), spec.dropout, key)
-    return _dense(params["output"], (weights @ heads("value")).swapaxes(1, 2).reshape(B, T, D))
-
-
-def _dense(params: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D2"]:
-    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)[None, None]
-
-
-def _normalize(
-    spec: EncoderSpec, params: Params, x: Float[Array, "B T D"]
-) -> Float[Array, "B T D"]:
-    """Layer norm with fp32 statistics, in the dtype of ``x``."""
-    y = x.astype(jnp.float32)
-    y = y - y.mean(-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + spec.norm_epsilon)
-    return (y * params["scale"][None, None] + params["bias"][None, None]).astype(x.dtype)
+    query, keys, values = (
+        split_heads(dense(params[name], x), spec.heads) for name in ("query", "key", "value")
+    )
+    scale = (spec.width // spec.heads) ** -0.5
+    allowed = real[:, None, None]
+    joined = attend(query, keys, values, allowed, scale=scale, rate=spec.dropout, rng=key)
+    return dense(params["output"], joined)

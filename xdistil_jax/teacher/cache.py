@@ -4,12 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
+from xdistil_jax.models.layers import merge_columns
 from xdistil_jax.teacher.codec import CODECS
 from xdistil_jax.teacher.manifest import CacheSettings, hidden_name, label
 from xdistil_jax.teacher.shards import Ledger, locate
@@ -18,15 +19,20 @@ from xdistil_jax.types import Batch, EncoderOutput
 
 @dataclass(frozen=True)
 class CacheLookup:
-    """Decodes what the cache has streamed; runs inside ``jit``."""
+    """Decodes what the cache has streamed; runs inside ``jit``.
+
+    ``columns`` make up each of the data's tags, where the cache holds another set.
+    """
 
     layers: tuple[str, ...]
     codec: str
+    columns: tuple[tuple[int, ...], ...] = ()
 
     def __call__(self, arrays: tuple[()], streamed: PyTree, batch: Batch) -> EncoderOutput:
         decode = CODECS[self.codec].decode
         hidden = {layer: decode(streamed["hidden"][layer]) for layer in self.layers}
-        return EncoderOutput(hidden, streamed["logits"].astype(jnp.float32))
+        logits = streamed["logits"].astype(jnp.float32)
+        return EncoderOutput(hidden, merge_columns(logits, self.columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +49,7 @@ class TeacherCache:
     shard: Int[np.ndarray, "R"]
     start: Int[np.ndarray, "R"]
     length: Int[np.ndarray, "R"]
+    words_only: ClassVar[bool] = False
 
     @property
     def arrays(self) -> tuple[()]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from xdistil_jax.files import write_atomic
-from xdistil_jax.models.checkpoints import fingerprint
 from xdistil_jax.models.functional import Spec
+from xdistil_jax.models.tensors import fingerprint
 from xdistil_jax.teacher.codec import CODECS
 from xdistil_jax.teacher.shards import CacheDamaged, Ledger, canonical, digest
 from xdistil_jax.types import Params

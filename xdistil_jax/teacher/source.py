@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,11 @@ class Teacher(Protocol):
     @property
     def arrays(self) -> PyTree:
         """What stays on the devices."""
+        ...
+
+    @property
+    def words_only(self) -> bool:
+        """Does it speak of first pieces only, because it cuts words otherwise?"""
         ...
 
     @property
@@ -66,6 +71,7 @@ class OnlineTeacher:
     dtype: str = "float32"
     arrays: dict[str, Any] = field(init=False, repr=False)
     lookup: OnlineLookup = field(init=False)
+    words_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrays", {"params": self.params, "kept": self.kept})

@@ -1,0 +1,134 @@
+"""End to end with teachers of other families, vocabularies and tags."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from tests.test_pipeline import compiled_once, shrunk, weights  # noqa: F401
+from xdistil_jax import DataSpec, Experiment, Tagger, TeacherConfig, load_corpus, pipeline
+from xdistil_jax.data.tokenizer import train_tokenizer
+from xdistil_jax.evaluation import WeakTeacherError
+from xdistil_jax.models.checkpoints import save_encoder
+from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.functional import build
+
+DATA = DataSpec(synthetic=True, languages=("de", "vi"))
+TAGS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus(DATA)
+
+
+@pytest.fixture(scope="module")
+def xlmr(corpus, tmp_path_factory) -> pathlib.Path:
+    """An XLM-R-shaped checkpoint with a Unigram tokenizer, both made on the spot."""
+    folder = tmp_path_factory.mktemp("xlmr")
+    backend = Backend(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    backend.train_from_iterator((" ".join(s.words) for s in corpus.transfer), trainer)
+    backend.save(str(folder / "tokenizer.json"))
+    spec = EncoderSpec(
+        backend.get_vocab_size(), 16, 2, 2, 32, positions=130, token_types=1, classes=7,
+        family="xlm-roberta", position_offset=2,
+    )  # fmt: skip
+    params = jax.tree.map(np.asarray, build(spec).init(jax.random.key(0)))
+    save_encoder(folder, spec, params, TAGS)
+    return folder
+
+
+def taught_by(folder: pathlib.Path, out: pathlib.Path, **student: object) -> Experiment:
+    whole = shrunk(out, "logit-ce")
+    teacher = TeacherConfig(checkpoint=str(folder), recipe=whole.teacher.recipe, min_f1=0.0)
+    student = dataclasses.replace(whole.student, **student)
+    return dataclasses.replace(whole, data=DATA, teacher=teacher, student=student)
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_a_unigram_teacher_teaches_a_wordpiece_student(xlmr, corpus, tmp_path, pool):
+    train_tokenizer(corpus.transfer, 400).save(tmp_path / "wordpiece")
+    experiment = taught_by(xlmr, tmp_path, tokenizer=str(tmp_path / "wordpiece"), pool=pool)
+    result = pipeline.run(experiment)
+    assert result.report["figures"]["dev"]["models"]["student"]["parameters"] > 1000
+    tagger = Tagger.load(result.folder)
+    assert "##" in " ".join(tagger.bundle.tokenizer.backend.get_vocab())
+    [entities] = tagger(["Anna Müller wohnt seit dem Sommer in Köln ."])
+    assert isinstance(entities, list)
+
+
+def test_a_capped_vocabulary_makes_a_smaller_student(xlmr, corpus, tmp_path):
+    sizes = {}
+    for cap in (0, 150):
+        result = pipeline.run(taught_by(xlmr, tmp_path, vocab_size=cap))
+        sizes[cap] = weights(result.folder)["embed/table"].shape[0]
+    characters = {character for s in corpus.transfer for word in s.words for character in word}
+    assert 150 <= sizes[150] <= 150 + len(characters) + 8
+    assert sizes[150] < sizes[0] <= 500
+
+
+def test_a_teacher_with_other_tags_is_used_as_it_is(xlmr, tmp_path):
+    spec = EncoderSpec(
+        500, 16, 1, 2, 32, positions=130, token_types=1, classes=6, family="xlm-roberta",
+        position_offset=2,
+    )  # fmt: skip
+    params = jax.tree.map(np.asarray, build(spec).init(jax.random.key(0)))
+    tags = ("B-PERSON", "I-PERSON", "O", "B-LOC", "I-LOC", "B-MISC")
+    (tmp_path / "ner").mkdir()
+    (tmp_path / "ner" / "tokenizer.json").write_bytes((xlmr / "tokenizer.json").read_bytes())
+    save_encoder(tmp_path / "ner", spec, params, tags)
+    experiment = taught_by(tmp_path / "ner", tmp_path)
+    teacher = dataclasses.replace(
+        experiment.teacher, fine_tune=False, labels=("PERSON=PER", "MISC=O")
+    )
+    said: list[str] = []
+    pipeline.run(dataclasses.replace(experiment, teacher=teacher), say=said.append)
+    assert any("MISC count as O; it knows nothing of B-ORG, I-ORG" in line for line in said)
+
+
+def test_a_weak_teacher_is_refused_before_anything_is_distilled(xlmr, tmp_path):
+    experiment = taught_by(xlmr, tmp_path)
+    teacher = dataclasses.replace(experiment.teacher, min_f1=99.0)
+    with pytest.raises(
+        WeakTeacherError, match=r"dev F1 is .* under the limit of 99.*--teacher.min"
+    ):
+        pipeline.run(dataclasses.replace(experiment, teacher=teacher))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_outputs_of_a_torch_model_teach_a_student(tmp_path):
+    """The shipped example, as a user would start it."""
+    pytest.importorskip("torch")
+    import runpy
+
+    from tests.models.references.make import random_model
+
+    model = random_model(0, "bert", vocab_size=300, max_position_embeddings=130)
+    model.save_pretrained(tmp_path / "model")
+    corpus = load_corpus(DATA)
+    train_tokenizer(corpus.transfer, 300).save(tmp_path / "model")
+    files = {name: tmp_path / f"{name}.txt" for name in ("train", "dev", "unlabelled")}
+    for name, sentences in (("train", corpus.train[:60]), ("dev", corpus.dev[:30])):
+        rows = ("\n".join(map("\t".join, zip(s.words, s.tags, strict=True))) for s in sentences)
+        files[name].write_text("\n\n".join(rows) + "\n", encoding="utf-8")
+    lines = (" ".join(s.words) for s in corpus.transfer[-200:])
+    files["unlabelled"].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    root = pathlib.Path(__file__).parents[1]
+    example = runpy.run_path(str(root / "experiments" / "torch_teacher.py"))
+    example["main"](str(tmp_path / "model"), str(tmp_path / "out"), *map(str, files.values()))
+    whole = shrunk(tmp_path, "logit-ce")
+    data = DataSpec(str(files["train"]), str(files["dev"]), "", (str(files["unlabelled"]),))
+    teacher = TeacherConfig(outputs=str(tmp_path / "out"), vocab_size=300)
+    result = pipeline.run(dataclasses.replace(whole, data=data, teacher=teacher))
+    assert set(result.dev) == {"student"}
+    assert Tagger.load(result.folder)(["Anna wohnt in Köln ."])

@@ -1,0 +1,124 @@
+"""Safetensors files: written whole, read as views of the file, damage named. No pickle."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Shaped
+
+from xdistil_jax.files import write_atomic
+from xdistil_jax.trees import leaves
+
+_INDEX = "model.safetensors.index.json"
+_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
+    "BOOL": np.bool_,
+}  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be read as it is; the message says what to do."""
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """blake2b over sorted paths, shapes, dtypes and bytes: 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in leaves(params):
+        array = np.asarray(leaf, order="C")
+        digest.update(f"{path}\0{array.dtype.name}\0{array.shape}\0".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write one file, whole or not at all, with the fingerprint of what it holds."""
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in tensors.items()}
+    metadata = {"format": "pt", "fingerprint": fingerprint(arrays)}
+    write_atomic(path, safetensors.numpy.save(arrays, metadata))
+
+
+def read_tensors(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Tensors by name, as views of the mapped file, held to the fingerprint that ours carry.
+
+    Nothing is copied: what is read is the operating system's to drop again.
+
+    Raises:
+        CheckpointError: naming the file, if it is absent, torn, or, where it carries a
+            fingerprint, changed in any bit.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            recorded = (file.metadata() or {}).get("fingerprint")
+        tensors = _views(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): fetch or write it again") from error
+    if recorded is not None and recorded != fingerprint(tensors):
+        raise CheckpointError(
+            f"{path} is damaged (its content doesn't fit its fingerprint): fetch or write it again"
+        )
+    return tensors
+
+
+def _views(path: Path) -> dict[str, np.ndarray]:
+    content = np.memmap(path, np.uint8, mode="r")
+    start = 8 + int(content[:8].view("<u8")[0])
+    header = json.loads(bytes(content[8:start]))
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+            if last - first != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{name}: {last - first} bytes for {shape} of {dtype}")
+            found[name] = content[start + first : start + last].view(dtype).reshape(shape)
+    return found
+
+
+def read_folder(folder: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """All tensors of a checkpoint: one file, or several with an index.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, or there are pickled weights only.
+    """
+    whole, index = folder / "model.safetensors", folder / _INDEX
+    if whole.is_file():
+        return read_tensors(whole)
+    if index.is_file():
+        return _read_sharded(folder, index)
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    if pickled:
+        raise CheckpointError(
+            f"{folder} holds only pickled weights ({', '.join(pickled)}), which may run code when "
+            "they are read: convert them once, where you trust them, with transformers and torch: "
+            "AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+        )
+    raise CheckpointError(f"{folder} has no model.safetensors: nothing to load")
+
+
+def _read_sharded(folder: Path, index: Path) -> dict[str, np.ndarray]:
+    try:
+        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(where.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of a checkpoint ({error!r})") from error
+    if odd := [name for name in files if Path(name).name != name]:
+        raise CheckpointError(f"{index} names files outside its folder: {', '.join(odd)}")
+    if absent := [name for name in files if not (folder / name).is_file()]:
+        raise CheckpointError(f"{folder}: {', '.join(absent)} of {index.name} missing: fetch again")
+    held = {name: read_tensors(folder / name) for name in files}
+    if lost := [name for name, file in where.items() if name not in held[file]]:
+        raise CheckpointError(
+            f"{folder}: {len(lost)} tensors aren't in the file that {index.name} says "
+            f"({', '.join(sorted(lost)[:8])}): fetch again"
+        )
+    return {name: held[file][name] for name, file in where.items()}

@@ -1,0 +1,213 @@
+"""The student: what it may read, what its teacher says of that, and its training by the plan."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from xdistil_jax import files, trees
+from xdistil_jax.data.corpus import Corpus, Sentence
+from xdistil_jax.data.encode import EncodedStore, encode, piece_counts
+from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.deploy.bundle import load_bundle, save_bundle
+from xdistil_jax.distill.stages import Stage, describe
+from xdistil_jax.distill.strategies import proper_name
+from xdistil_jax.experiment import hash8, settings
+from xdistil_jax.finetune import layer_name, transplant
+from xdistil_jax.labels import TagSet
+from xdistil_jax.models.bilstm import BiLSTMSpec
+from xdistil_jax.models.embeddings import join_embedding, start_embedding
+from xdistil_jax.models.functional import build
+from xdistil_jax.session import Given, Session, Trained
+from xdistil_jax.teacher.anchor import anchor
+from xdistil_jax.teacher.build import build_cache
+from xdistil_jax.teacher.manifest import CacheSettings
+from xdistil_jax.teacher.outputs import anchor_outputs
+from xdistil_jax.teacher.source import Teacher
+from xdistil_jax.training import train_plan
+from xdistil_jax.types import Params
+
+
+class Text(NamedTuple):
+    """Train and transfer text: as the teacher cuts it, and as the student does.
+
+    ``labelled`` and ``transfer`` are rows of ``ours``; ``theirs`` is None where only the teacher's
+    outputs are there. ``kept[student's id]`` is the teacher's id, or None where the student's
+    tokenizer is another one. ``aligned``: both have the same rows.
+    """
+
+    sentences: tuple[Sentence, ...]
+    theirs: EncodedStore | None
+    ours: EncodedStore
+    labelled: Int[np.ndarray, "N"]
+    transfer: Int[np.ndarray, "M"]
+    tokenizer: Tokenizer
+    kept: Int[np.ndarray, "V"] | None
+    aligned: bool
+
+
+def encode_text(session: Session, corpus: Corpus, teacher: Trained | Given) -> Text:
+    """Encode what the student may see, and cut the vocabulary to it, before any training."""
+    config = session.experiment.student
+    sentences = (*corpus.train, *corpus.transfer)
+
+    def encoded(tokenizer: Tokenizer) -> EncodedStore:
+        return encode(
+            sentences, tokenizer, corpus.tagset, max_length=teacher.max_length,
+            folder=session.encoded,
+        )  # fmt: skip
+
+    theirs = None if isinstance(teacher, Given) else encoded(teacher.tokenizer)
+    same = theirs is not None and not config.tokenizer
+    if same:
+        given, ours = teacher.tokenizer, theirs
+    else:
+        given = _own_tokenizer(session, sentences)
+        ours = encoded(given)
+    counts = piece_counts([ours], given.vocab_size)
+    used = np.flatnonzero(counts)
+    frequent = used[np.argsort(-counts[used], kind="stable")]
+    capped = bool(config.vocab_size) and len(used) > config.vocab_size
+    tokenizer, kept = cut_tokenizer(given, frequent[: config.vocab_size] if capped else used)
+    ours = encoded(tokenizer) if capped else ours.remap(kept)
+    is_train = ours.sentence < len(corpus.train)
+    rows = (np.flatnonzero(is_train), np.flatnonzero(~is_train))
+    aligned = same and not capped
+    return Text(sentences, theirs, ours, *rows, tokenizer, kept if same else None, aligned)
+
+
+def _own_tokenizer(session: Session, sentences: tuple[Sentence, ...]) -> Tokenizer:
+    """The one that was asked for, or one trained on the text."""
+    if name := session.experiment.student.tokenizer:
+        return load_tokenizer(name)
+    return train_tokenizer(sentences, session.experiment.teacher.vocab_size)
+
+
+def cache_teacher(session: Session, text: Text, teacher: Trained | Given) -> Teacher:
+    """Hidden states and logits of the teacher over train and transfer text, never dev or test.
+
+    As the student's rows see them.
+    """
+    if isinstance(teacher, Given):
+        words = [sentence.words for sentence in text.sentences]
+        return anchor_outputs(teacher.outputs, words, text.ours)
+    layer = layer_name(session.experiment, teacher.spec)
+    wanted = CacheSettings(
+        teacher=teacher.fingerprint, tokenizer=teacher.tokenizer.fingerprint, layers=(layer,),
+        max_length=teacher.max_length, dtype=session.dtype,
+    )  # fmt: skip
+    with session.timed("cache"):
+        cache = build_cache(
+            session.caches, text.theirs, np.arange(text.theirs.rows),
+            build(replace(teacher.spec, outputs=(layer,))), teacher.params, wanted,
+            mesh=session.mesh, say=session.say, only=session.experiment.teacher.cache or None,
+        )  # fmt: skip
+    if text.aligned:
+        return cache
+    return anchor(cache, text.theirs, text.ours, pool=session.experiment.student.pool)
+
+
+def distil(session: Session, corpus: Corpus, teacher: Trained | Given) -> tuple[Path, Trained]:
+    """The student: found, or distilled by the experiment's plan. Gives its run folder too."""
+    experiment, config = session.experiment, session.experiment.student
+    text = encode_text(session, corpus, teacher)
+    stages = experiment.plan()
+    width, layer = _imitated(session, teacher, stages)
+    spec = BiLSTMSpec(
+        text.tokenizer.vocab_size, config.embed, config.hidden, width,
+        len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
+    )  # fmt: skip
+    dev = encode(
+        corpus.dev, text.tokenizer, corpus.tagset, max_length=teacher.max_length,
+        folder=session.encoded,
+    )  # fmt: skip
+    identity = hash8(
+        config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
+        text.ours.identity, dev.identity,
+    )  # fmt: skip
+    name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
+    folder = experiment.folder() / f"{name}-{identity}"
+    session.refuse_other(folder)
+    if not (folder / "student").is_dir():
+        session.say(f"student: {len(stages)} stages in {folder}")
+        params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
+        params = join_embedding(params)
+        save_bundle(
+            folder / "student", kind="bilstm", sizes=asdict(spec),
+            weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
+            tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=teacher.max_length,
+            decoding=experiment.run.decoding,
+        )  # fmt: skip
+    params = trees.unflatten(load_bundle(folder / "student").weights)
+    return folder, Trained(
+        spec, params, text.tokenizer, corpus.tagset, teacher.max_length, folder=folder
+    )
+
+
+def _imitated(
+    session: Session, teacher: Trained | Given, stages: tuple[Stage, ...]
+) -> tuple[int, str]:
+    """Width and name of the layer whose states the student is to reproduce.
+
+    Raises:
+        ValueError: if the plan asks for states of outputs that have none.
+    """
+    if isinstance(teacher, Trained):
+        return teacher.spec.width, layer_name(session.experiment, teacher.spec)
+    outputs = teacher.outputs
+    asks = [stage.name for stage in stages if any(t.loss.startswith("repr") for t in stage.terms)]
+    if asks and not outputs.width:
+        raise ValueError(
+            f"stage {asks[0]!r} needs hidden states, and teacher.outputs holds logits only: take "
+            "logit-ce or D1, or write the states, too"
+        )
+    return outputs.width or session.experiment.teacher.width, outputs.layer
+
+
+def _start_table(
+    session: Session, text: Text, teacher: Trained | Given
+) -> Float[np.ndarray, "V D"] | None:
+    """The teacher's rows for the student's pieces; None where there is no teacher's table."""
+    if isinstance(teacher, Given) or session.experiment.student.embedding == "random":
+        return None
+    table = np.asarray(teacher.params["embed"]["table"])
+    if text.kept is not None:
+        return table[text.kept]
+    key = jax.random.key(session.experiment.run.seed)
+    return transplant(table, teacher.tokenizer, text.tokenizer, key)
+
+
+def _train_student(
+    session: Session,
+    folder: Path,
+    spec: BiLSTMSpec,
+    text: Text,
+    dev: EncodedStore,
+    tagset: TagSet,
+    teacher: Trained | Given,
+) -> Params:
+    experiment = session.experiment
+    stages = experiment.plan()
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(folder / "config.json", json.dumps(settings(experiment), indent=2))
+    config, table = experiment.student, _start_table(session, text, teacher)
+    projected = table is not None and config.embedding == "projected"
+    if projected:
+        spec = replace(spec, source_width=table.shape[1])
+    params = build(spec).init(jax.random.key(experiment.run.seed))
+    masks = (f"{s.name}\n{trees.describe(trees.mask(params, s.trainable))}" for s in stages)
+    files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
+    if table is not None:
+        params = start_embedding(params, table, scale=config.embedding_scale, projected=projected)
+    taught = any(stage.labelled_fraction < 1 for stage in stages)
+    cache = cache_teacher(session, text, teacher) if taught else None
+    with session.timed("student"):
+        return train_plan(
+            session, folder, spec, params, stages, text.ours, dev, tagset,
+            labelled=text.labelled, transfer=text.transfer, teacher=cache,
+            budget=experiment.run.token_budget, seed=experiment.run.seed,
+        ).params  # fmt: skip

@@ -1,0 +1,141 @@
+"""A teacher and a student that cut words differently: what the one says is read at words.
+
+Both stores hold the same sentences. A word's anchor is the first piece of the row that owns it, on
+either side, so windows may differ as well as pieces.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from xdistil_jax.data.encode import EncodedStore, pieces
+from xdistil_jax.teacher.cache import CacheLookup, TeacherCache
+from xdistil_jax.teacher.codec import CODECS
+from xdistil_jax.teacher.manifest import hidden_name
+
+Pool = Literal["first", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class AnchoredTeacher:
+    """Arrays of a teacher as seen from the words of the student's rows.
+
+    ``maps`` are those of a ``TeacherCache``. ``shard`` and ``place`` say for each piece of the
+    student's store where its word lies there (-1: the piece begins no word that its row owns),
+    ``count`` over how many rows the mean goes.
+    """
+
+    maps: Mapping[str, Sequence[Shaped[np.ndarray, "N W"]]]
+    lookup: CacheLookup
+    store: EncodedStore
+    shard: Int[np.ndarray, "N"]
+    place: Int[np.ndarray, "N"]
+    count: Int[np.ndarray, "N"]
+
+    words_only: ClassVar[bool] = True
+
+    @property
+    def arrays(self) -> tuple[()]:
+        """Nothing stays on the devices."""
+        return ()
+
+    def stream(self, rows: Int[np.ndarray, "*K B"], width: int) -> dict[str, Any]:
+        """``TeacherCache.stream`` at first pieces, and zeros elsewhere."""
+        index, real = pieces(self.store, np.asarray(rows), width)
+        asked = real & (self.shard[index] >= 0)
+        at = index[asked]
+        shape = (*np.shape(rows), width)
+        layers, streamed = self.lookup.layers, CODECS[self.lookup.codec].streamed
+        views = {"logits": np.dtype(np.float16)}
+        views |= {hidden_name(layer): streamed for layer in layers}
+        gathered = {}
+        for name, view in views.items():
+            out = np.zeros((*shape, self.maps[name][0].shape[1]), view)
+            out[asked] = self._pooled(name, view, at)
+            gathered[name] = out
+        hidden = {layer: gathered[hidden_name(layer)] for layer in layers}
+        return {"hidden": hidden, "logits": gathered["logits"]}
+
+    def _pooled(
+        self, name: str, view: np.dtype, at: Int[np.ndarray, "M"]
+    ) -> Shaped[np.ndarray, "M W"]:
+        """The array ``name`` of the words at ``at``: of one piece each, or their mean."""
+        counts = self.count[at]
+        if (counts == 1).all():
+            return self._taken(name, view, self.shard[at], self.place[at])
+        ends = np.cumsum(counts)
+        within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+        shards, places = np.repeat(self.shard[at], counts), np.repeat(self.place[at], counts)
+        every = self._taken(name, view, shards, places + within).astype(np.float32)
+        sums = np.add.reduceat(every, ends - counts, axis=0)
+        return (sums / counts[:, None]).astype(view)
+
+    def _taken(
+        self, name: str, view: np.dtype, shard: np.ndarray, place: np.ndarray
+    ) -> Shaped[np.ndarray, "M W"]:
+        maps = self.maps[name]
+        out = np.empty((len(shard), maps[0].shape[1]), maps[0].dtype)
+        for number in np.unique(shard):
+            chosen = shard == number
+            out[chosen] = maps[number][place[chosen]]
+        return out.view(view)
+
+
+def anchor(
+    cache: TeacherCache, theirs: EncodedStore, ours: EncodedStore, *, pool: Pool = "first"
+) -> AnchoredTeacher:
+    """``cache``, which is bound to the rows of ``theirs``, for the rows of ``ours``.
+
+    ``pool="mean"`` takes the mean over a word's pieces instead of the first one.
+
+    Raises:
+        ValueError: if the two stores don't hold the same sentences, if the cache wasn't asked for
+            all of them, or if the mean is asked of a codec that keeps no plain numbers.
+    """
+    if not np.array_equal(theirs.word_counts, ours.word_counts):
+        raise ValueError("the teacher's and the student's store don't hold the same sentences")
+    if pool == "mean" and np.dtype(CODECS[cache.settings.codec].streamed).kind not in "fV":
+        raise ValueError(f"no mean over pieces of the codec {cache.settings.codec}: use bf16")
+    token, length = _words(theirs)
+    row = np.searchsorted(theirs.offsets, np.maximum(token, 0), "right") - 1
+    shard = np.where(token >= 0, cache.shard[row], -1)
+    if (shard < 0).any():
+        raise ValueError(
+            f"the cache wasn't asked for {int((shard < 0).sum()):,} of {len(shard):,} words: pass "
+            "all rows to build_cache(rows=...)"
+        )
+    place = cache.start[row] + token - theirs.offsets[row]
+    count = length if pool == "mean" else np.ones_like(length)
+    slot = word_numbers(ours)
+    anchored = slot >= 0
+    return AnchoredTeacher(
+        cache.maps,
+        cache.lookup,
+        ours,
+        np.where(anchored, shard[slot], -1).astype(np.int32),
+        np.where(anchored, place[slot], 0),
+        np.where(anchored, count[slot], 1).astype(np.int32),
+    )
+
+
+def word_numbers(store: EncodedStore) -> Int[np.ndarray, "N"]:
+    """For each piece the number of the word, over all sentences, that it stands for, or -1."""
+    row = np.repeat(np.arange(store.rows), store.lengths)
+    stands = (store.word >= 0) & store.owned
+    return np.where(stands, store.word_offsets[store.sentence[row]] + store.word, -1)
+
+
+def _words(store: EncodedStore) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"]]:
+    """(first piece of each word in the row that owns it, or -1; number of its pieces there)."""
+    slot = word_numbers(store)
+    stands = np.flatnonzero(slot >= 0)
+    token = np.full(int(store.word_counts.sum()), -1, np.int64)
+    token[slot[stands]] = stands
+    # A word ends where another begins, or before the special piece at the end of its row.
+    ends = np.union1d(np.flatnonzero(store.word >= 0), store.offsets[1:] - 1)
+    length = np.ones(len(token), np.int64)
+    length[slot[stands]] = ends[np.searchsorted(ends, stands, "right")] - stands
+    return token, length
