@@ -10,7 +10,15 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from tests.test_pipeline import compiled_once, shrunk, weights  # noqa: F401
-from xdistil_jax import DataSpec, Experiment, Tagger, TeacherConfig, load_corpus, pipeline
+from xdistil_jax import (
+    DataSpec,
+    EnsembleConfig,
+    Experiment,
+    Tagger,
+    TeacherConfig,
+    load_corpus,
+    pipeline,
+)
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.evaluation import WeakTeacherError
 from xdistil_jax.models.checkpoints import save_encoder
@@ -132,3 +140,48 @@ def test_outputs_of_a_torch_model_teach_a_student(tmp_path):
     result = pipeline.run(dataclasses.replace(whole, data=data, teacher=teacher))
     assert set(result.dev) == {"student"}
     assert Tagger.load(result.folder)(["Anna wohnt in Köln ."])
+
+
+@pytest.fixture
+def two(xlmr, corpus, tmp_path) -> Experiment:
+    """A Unigram teacher and a WordPiece teacher from scratch, as one."""
+    small = shrunk(tmp_path).teacher
+    alone = taught_by(xlmr, tmp_path)
+    ensemble = EnsembleConfig((small,), (1.0, 3.0), ("vi=1,0",))
+    return dataclasses.replace(alone, ensemble=ensemble, strategy="D1")
+
+
+@pytest.mark.parametrize(("states", "width"), [("first", 0), ("concatenated", 20)])
+def test_two_teachers_teach_one_student(two, tmp_path, states, width):
+    ensemble = dataclasses.replace(two.ensemble, states=states, width=width)
+    result = pipeline.run(
+        dataclasses.replace(two, ensemble=ensemble, strategy="D4.1"), evaluate_test=True
+    )
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    models = result.report["figures"]["test"]["models"]
+    assert models["teacher"]["parameters"] > models["student"]["parameters"]
+    kernel = weights(result.folder)["projection/kernel"]
+    assert kernel.shape[1] == (width or 16)
+    assert pipeline.run_again(result.folder).dev == result.dev
+
+
+def test_a_teacher_of_weight_one_scores_alone(two, xlmr, tmp_path):
+    heard = dataclasses.replace(two.ensemble, weights=(1.0, 0.0), by_language=())
+    together = pipeline.run(dataclasses.replace(two, ensemble=heard)).dev["teacher"]
+    alone = pipeline.run(taught_by(xlmr, tmp_path)).dev["teacher"]
+    assert together.mean == alone.mean
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": (1.0,)}, "expected 2 numbers"),
+        ({"by_language": ("vi",)}, "as in ta=0,1"),
+        ({"by_language": ("xx=1,0",)}, "no sentence of xx"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_at_once(two, tmp_path, change, message):
+    ensemble = dataclasses.replace(two.ensemble, **change)
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(dataclasses.replace(two, ensemble=ensemble))
+    assert not list(tmp_path.glob("*/teacher-*"))

@@ -7,6 +7,7 @@ _PUBLIC = {
     "Corpus": "data.corpus",
     "DataSpec": "data.corpus",
     "EncoderSpec": "models.encoder",
+    "EnsembleConfig": "experiment",
     "Experiment": "experiment",
     "OutputsWriter": "teacher.outputs",
     "Recipe": "distill.strategies",
@@ -32,6 +33,7 @@ _PUBLIC = {
     "load_test": "data.corpus",
     "plan": "distill.strategies",
     "prepare_teacher": "finetune",
+    "prepare_teachers": "finetune",
     "run": "pipeline",
     "unfreeze": "distill.stages",
 }

@@ -168,8 +168,8 @@ class DistilArguments:
     """Labelled text: CoNLL, WikiAnn or TSV (plain or .gz), or a datasets folder or hub name."""
     dev: str
     """Labelled text that decides when to stop."""
-    teacher: str = ""
-    """A Hugging Face folder or hub name; or --teacher.outputs, a folder of its outputs."""
+    teacher: tuple[str, ...] = ()
+    """Hugging Face folders or hub names (several: an ensemble); or --teacher.outputs FOLDER."""
     test: str = ""
     """Labelled text, read once at the end."""
     unlabelled: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ def _distil(arguments: list[str]) -> None:
     import tyro
 
     from xdistil_jax.data.corpus import DataSpec
-    from xdistil_jax.experiment import Experiment, TeacherConfig, student_config
+    from xdistil_jax.experiment import EnsembleConfig, Experiment, TeacherConfig, student_config
 
     if {"-h", "--help"} & set(arguments):
         _parse(DistilArguments, ["--help"], "distil")
@@ -194,13 +194,15 @@ def _distil(arguments: list[str]) -> None:
         DistilArguments, args=arguments, prog="xdistil distil", return_unknown_args=True
     )
     _refuse_typos(rest)
+    first, *others = given.teacher or ("",)
     chosen = Experiment(
         name=given.name,
         strategy=given.strategy,
         data=DataSpec(
             given.train, given.dev, given.test, given.unlabelled, on_mismatch=given.on_mismatch
         ),
-        teacher=TeacherConfig(checkpoint=given.teacher),
+        teacher=TeacherConfig(checkpoint=first),
+        ensemble=EnsembleConfig(tuple(TeacherConfig(checkpoint=name) for name in others)),
         student=student_config(given.student),
     )
     chosen.plan()

@@ -3,25 +3,34 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from xdistil_jax import files
 from xdistil_jax.data.batches import Buckets, choose_widths
 from xdistil_jax.data.corpus import Corpus, ReadLog, Sentence, load_test
-from xdistil_jax.data.encode import encode
+from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.leaks import overlap, unseen
-from xdistil_jax.distill.evaluate import predict, tagged_set, tags_by_sentence
+from xdistil_jax.distill.evaluate import (
+    TaggedSet,
+    decode,
+    tagged_set,
+    tags_by_sentence,
+    word_logits,
+)
 from xdistil_jax.experiment import settings
 from xdistil_jax.labels import Decoding
-from xdistil_jax.models.functional import build
+from xdistil_jax.models.functional import Spec, build
 from xdistil_jax.report import bench, page
 from xdistil_jax.report.metrics import Scores, retention, score
-from xdistil_jax.session import Session, Trained
+from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.sharding import replicate
+from xdistil_jax.teacher.ensemble import mix_logits
+from xdistil_jax.types import EncoderOutput, Params
 
 _LATENCY_SECONDS = 8.0
 _DECODED: dict[Decoding, str] = {
@@ -30,20 +39,41 @@ _DECODED: dict[Decoding, str] = {
 }
 
 
-def tag(session: Session, model: Trained, sentences: Sequence[Sentence]) -> list[tuple[str, ...]]:
+def can_tag(teacher: Trained | Given | Ensemble) -> bool:
+    """Is there a model to ask, and not only what it once said?"""
+    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
+    return not any(isinstance(member, Given) for member in members)
+
+
+def tag(
+    session: Session, model: Trained | Ensemble, sentences: Sequence[Sentence]
+) -> list[tuple[str, ...]]:
     """The tags that ``model`` gives to the words of each sentence."""
     bare = [sentence._replace(tags=None) for sentence in sentences]
+    members = model.members if isinstance(model, Ensemble) else (model,)
+    each = [_word_logits(session, member, bare) for member in members]
+    logits, tagged, store = each[0]
+    if isinstance(model, Ensemble):
+        weights = np.array([model.weights_of(code) for code in store.languages], np.float32)
+        by_word = list(weights[np.asarray(tagged.language)].T)
+        logits = mix_logits([logits for logits, *_ in each], by_word)
+    return tags_by_sentence(decode(logits, tagged), store, tagged.tagset)
+
+
+def _word_logits(
+    session: Session, model: Trained, bare: Sequence[Sentence]
+) -> tuple[Float[Array, "W C"], TaggedSet, EncodedStore]:
     store = encode(bare, model.tokenizer, None, max_length=model.max_length, folder=session.encoded)
     buckets = Buckets(choose_widths(store.lengths, session.experiment.run.buckets), 4096)
     decoding = session.experiment.run.decoding
     tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=decoding)
-    flat = predict(model.spec, session.dtype, replicate(model.params, session.mesh), tagged)
-    return tags_by_sentence(flat, store, model.tagset)
+    params = replicate(model.params, session.mesh)
+    return word_logits(model.spec, session.dtype, params, tagged), tagged, store
 
 
 def evaluate(
     session: Session,
-    model: Trained,
+    model: Trained | Ensemble,
     sentences: Sequence[Sentence],
     *,
     fresh: Bool[np.ndarray, "S"] | None = None,
@@ -87,7 +117,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 
 def report_run(
-    session: Session, folder: Path, corpus: Corpus, models: Mapping[str, Trained], *,
+    session: Session, folder: Path, corpus: Corpus, models: Mapping[str, Trained | Ensemble], *,
     evaluate_test: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The report of a run folder, with what is missing of it added: dev always, test if asked.
@@ -137,7 +167,7 @@ class WeakTeacherError(ValueError):
     """A teacher that has nothing to teach."""
 
 
-def check_teacher(session: Session, corpus: Corpus, teacher: Trained) -> None:
+def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble) -> None:
     """Measure the teacher on dev before anything is distilled from it.
 
     Says so where a label-only student of the same data, on disk already, is better.
@@ -152,7 +182,8 @@ def check_teacher(session: Session, corpus: Corpus, teacher: Trained) -> None:
         raise WeakTeacherError(
             f"the teacher's dev F1 is {mean:.1f}, under the limit of {limit:g}: a student can't "
             "learn from it. Look at its training (metrics.jsonl in "
-            f"{teacher.folder}), its tags and its tokenizer; --teacher.min-f1 changes the limit"
+            f"{session.experiment.folder()}/teacher-*), its tags and its tokenizer; "
+            "--teacher.min-f1 changes the limit"
         )
     for path in sorted(session.experiment.folder().glob("D0-S-*/report.json")):
         dev = read_report(path.parent).get("figures", {}).get("dev", {})
@@ -173,7 +204,7 @@ def _identity(sentences: Sequence[Sentence]) -> str:
 
 def _figures(
     session: Session,
-    models: Mapping[str, Trained],
+    models: Mapping[str, Trained | Ensemble],
     sentences: Sequence[Sentence],
     corpus: Corpus,
     known: Mapping[str, Any] | None,
@@ -199,7 +230,7 @@ def _figures(
 
 def _kept_scores(
     session: Session,
-    model: Trained,
+    model: Trained | Ensemble,
     sentences: Sequence[Sentence],
     identity: str,
     fresh: Bool[np.ndarray, "S"],
@@ -220,11 +251,30 @@ def _kept_scores(
     return found
 
 
-def _latency(teacher: Trained, student: Trained) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _OneAfterTheOther:
+    """The forward passes of all members on the same rows."""
+
+    specs: tuple[Spec, ...]
+
+    def __call__(
+        self, params: tuple[Params, ...], tokens: Int[Array, "B T"], lengths: Int[Array, "B"]
+    ) -> EncoderOutput:
+        both = zip(self.specs, params, strict=True)
+        logits = [build(spec).apply(each, tokens, lengths).logits for spec, each in both]
+        return EncoderOutput({}, sum(logits))
+
+
+def _latency(teacher: Trained | Ensemble, student: Trained) -> dict[str, Any]:
+    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
+    called = _OneAfterTheOther(tuple(member.spec for member in members))
     return bench.models_latency(
-        (build(teacher.spec).apply, teacher.params),
+        (called, tuple(member.params for member in members)),
         (build(student.spec).apply, student.params),
-        vocab_sizes=(teacher.tokenizer.vocab_size, student.tokenizer.vocab_size),
+        vocab_sizes=(
+            min(member.tokenizer.vocab_size for member in members),
+            student.tokenizer.vocab_size,
+        ),
         budget_s=_LATENCY_SECONDS,
     )
 

@@ -65,6 +65,23 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleConfig:
+    """Teachers beside ``Experiment.teacher``, and how all of them become one.
+
+    Logits are averaged as log-probabilities: ``weights`` has one for each teacher, that of
+    ``Experiment.teacher`` first (empty: equal), ``by_language`` those of single languages, as in
+    ``("ta=0,1",)``. The student imitates the ``states`` of the first, or those of all,
+    concatenated; then ``width`` of their principal directions are kept (0: all as they are).
+    """
+
+    teachers: tuple[TeacherConfig, ...] = ()
+    weights: tuple[float, ...] = ()
+    by_language: tuple[str, ...] = ()
+    states: Literal["first", "concatenated"] = "first"
+    width: int = 0
+
+
+@dataclass(frozen=True)
 class StudentConfig:
     """The student: sizes of the BiLSTM (section 3 of the paper), and how its embedding starts.
 
@@ -126,6 +143,7 @@ class Experiment:
     strategy: str = "D4.2"
     data: DataSpec = DataSpec()
     teacher: TeacherConfig = TeacherConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
     student: StudentConfig = StudentConfig()
     tuning: Tuning = Tuning()
     run: RunConfig = RunConfig()

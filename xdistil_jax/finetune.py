@@ -19,22 +19,22 @@ from xdistil_jax.data.tokenizer import (
     train_tokenizer,
 )
 from xdistil_jax.distill.stages import Stage, Term
-from xdistil_jax.experiment import Experiment, TeacherConfig, hash8
+from xdistil_jax.experiment import TeacherConfig, hash8
 from xdistil_jax.labels import LabelMap
 from xdistil_jax.models.checkpoints import keep_lowest, load_encoder, save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.functional import build
-from xdistil_jax.session import Given, Session, Trained
+from xdistil_jax.session import Ensemble, Given, Session, Trained
+from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
 from xdistil_jax.teacher.outputs import read_outputs
 from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
 
-def _tokenizer(experiment: Experiment, corpus: Corpus) -> Tokenizer:
+def _tokenizer(config: TeacherConfig, corpus: Corpus) -> Tokenizer:
     """The checkpoint's; or one trained on the text; or a given one, cut to the text."""
-    config = experiment.teacher
     text = [*corpus.train, *corpus.transfer]
     if not config.tokenizer and not config.checkpoint:
         return train_tokenizer(text, config.vocab_size)
@@ -46,13 +46,13 @@ def _tokenizer(experiment: Experiment, corpus: Corpus) -> Tokenizer:
     return cut_tokenizer(tokenizer, np.unique(tokenizer.word_pieces(sorted(seen))[0]))[0]
 
 
-def layer_name(experiment: Experiment, spec: AnySpec) -> str:
+def layer_name(config: TeacherConfig, spec: AnySpec) -> str:
     """The teacher's layer that the student imitates.
 
     Raises:
         ValueError: if the teacher has no such layer.
     """
-    number = experiment.teacher.layer or spec.layers
+    number = config.layer or spec.layers
     if not 1 <= number <= spec.layers:
         raise ValueError(
             f"teacher.layer is {number}; the teacher has layers 1 to {spec.layers} (0: the last)"
@@ -60,10 +60,45 @@ def layer_name(experiment: Experiment, spec: AnySpec) -> str:
     return f"layer_{number}"
 
 
-def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
+def prepare_teachers(session: Session, corpus: Corpus) -> Trained | Given | Ensemble:
+    """The experiment's teacher, or all of its teachers as one.
+
+    Raises:
+        ValueError: for weights that don't fit the teachers.
+    """
+    experiment, ensemble = session.experiment, session.experiment.ensemble
+    configs = (experiment.teacher, *ensemble.teachers)
+    texts = [text.partition("=") for text in ensemble.by_language]
+    try:
+        own = {code: tuple(map(float, numbers.split(","))) for code, _, numbers in texts}
+    except ValueError:
+        raise ValueError(
+            f"ensemble.by_language {', '.join(ensemble.by_language)}: expected a language and a "
+            "number for each teacher, as in ta=0,1"
+        ) from None
+    weights = {
+        code: normalised(each, len(configs)) for code, each in {"": ensemble.weights, **own}.items()
+    }
+    if strange := own.keys() - {sentence.language for sentence in corpus.train}:
+        raise ValueError(f"ensemble.by_language: no sentence of {', '.join(sorted(strange))}")
+    members = tuple(
+        given_outputs(session, corpus, config)
+        if config.outputs
+        else prepare_teacher(session, corpus, config)
+        for config in configs
+    )
+    if len(members) == 1:
+        return members[0]
+    identity = hash8(ensemble, weights, [member.fingerprint for member in members])
+    return Ensemble(members, weights, identity)
+
+
+def prepare_teacher(
+    session: Session, corpus: Corpus, config: TeacherConfig | None = None
+) -> Trained:
     """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
-    experiment, config = session.experiment, session.experiment.teacher
-    tokenizer = _tokenizer(experiment, corpus)
+    experiment, config = session.experiment, config or session.experiment.teacher
+    tokenizer = _tokenizer(config, corpus)
     length = config.max_length
     train = encode(
         corpus.train, tokenizer, corpus.tagset, max_length=length, folder=session.encoded
@@ -102,12 +137,12 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained:
             session.say(f"teacher: {told}")
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
-    return Trained(spec, params, tokenizer, corpus.tagset, length, identity, folder)
+    layer = layer_name(config, spec)
+    return Trained(spec, params, tokenizer, corpus.tagset, length, identity, folder, layer)
 
 
-def given_outputs(session: Session, corpus: Corpus) -> Given:
-    """The outputs in ``teacher.outputs``, their tags matched with the data's by name."""
-    config = session.experiment.teacher
+def given_outputs(session: Session, corpus: Corpus, config: TeacherConfig) -> Given:
+    """The outputs in ``config.outputs``, their tags matched with the data's by name."""
     outputs = read_outputs(config.outputs)
     if outputs.tags != corpus.tagset.tags:
         mapped = LabelMap.of(outputs.tags, corpus.tagset, _renamed(config))

@@ -7,11 +7,11 @@ from pathlib import Path
 from xdistil_jax.compilation import persistent_cache
 from xdistil_jax.data.corpus import check_test, load_corpus
 from xdistil_jax.distill.loop import StopFlag, Writer
-from xdistil_jax.evaluation import check_teacher, report_run, write_report
+from xdistil_jax.evaluation import can_tag, check_teacher, report_run, write_report
 from xdistil_jax.experiment import Experiment, Result, restore
-from xdistil_jax.finetune import given_outputs, prepare_teacher
+from xdistil_jax.finetune import prepare_teachers
 from xdistil_jax.report.metrics import Scores
-from xdistil_jax.session import Given, Say, Session
+from xdistil_jax.session import Say, Session
 from xdistil_jax.student import distil
 
 
@@ -40,9 +40,8 @@ def run(
             corpus = load_corpus(experiment.data)
             if evaluate_test:
                 check_test(experiment.data)
-        outputs = experiment.teacher.outputs
-        teacher = (given_outputs if outputs else prepare_teacher)(session, corpus)
-        models = {} if isinstance(teacher, Given) else {"teacher": teacher}
+        teacher = prepare_teachers(session, corpus)
+        models = {"teacher": teacher} if can_tag(teacher) else {}
         if models and any(stage.labelled_fraction < 1 for stage in experiment.plan()):
             check_teacher(session, corpus, teacher)
         folder, models["student"] = distil(session, corpus, teacher)

@@ -23,7 +23,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A teacher or a student, ready to tag; ``folder`` is where its scores are kept."""
+    """A teacher or a student, ready to tag; ``folder`` is where its scores are kept.
+
+    ``layer`` is the one that students of this teacher imitate.
+    """
 
     spec: Spec
     params: Params
@@ -32,6 +35,7 @@ class Trained:
     max_length: int
     fingerprint: str = ""
     folder: Path | None = None
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,34 @@ class Given:
     outputs: Outputs
     max_length: int
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several teachers as one; the first is the one whose words and pieces the student gets.
+
+    ``weights`` sum to 1 over the members: those of a language, or those of ``""``.
+    """
+
+    members: tuple[Trained | Given, ...]
+    weights: dict[str, tuple[float, ...]]
+    fingerprint: str
+
+    folder: None = None
+
+    def weights_of(self, language: str) -> tuple[float, ...]:
+        """One for each member."""
+        return self.weights.get(language, self.weights[""])
+
+    @property
+    def lead(self) -> Trained | Given:
+        """The first member."""
+        return self.members[0]
+
+    @property
+    def params(self) -> tuple[Params, ...]:
+        """Of the members that are models."""
+        return tuple(member.params for member in self.members if isinstance(member, Trained))
 
 
 @dataclass(frozen=True)

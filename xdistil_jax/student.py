@@ -17,42 +17,42 @@ from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.experiment import hash8, settings
-from xdistil_jax.finetune import layer_name, transplant
+from xdistil_jax.finetune import transplant
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.embeddings import join_embedding, start_embedding
 from xdistil_jax.models.functional import build
-from xdistil_jax.session import Given, Session, Trained
+from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.teacher.anchor import anchor
 from xdistil_jax.teacher.build import build_cache
+from xdistil_jax.teacher.ensemble import LAYER, combine
 from xdistil_jax.teacher.manifest import CacheSettings
 from xdistil_jax.teacher.outputs import anchor_outputs
 from xdistil_jax.teacher.source import Teacher
 from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
+Teaching = Trained | Given | Ensemble
+
 
 class Text(NamedTuple):
-    """Train and transfer text: as the teacher cuts it, and as the student does.
+    """Train and transfer text as the student cuts it.
 
-    ``labelled`` and ``transfer`` are rows of ``ours``; ``theirs`` is None where only the teacher's
-    outputs are there. ``kept[student's id]`` is the teacher's id, or None where the student's
-    tokenizer is another one. ``aligned``: both have the same rows.
+    ``labelled`` and ``transfer`` are rows of ``ours``. ``kept[student's id]`` is the teacher's id,
+    or None where the student's tokenizer is another one.
     """
 
     sentences: tuple[Sentence, ...]
-    theirs: EncodedStore | None
     ours: EncodedStore
     labelled: Int[np.ndarray, "N"]
     transfer: Int[np.ndarray, "M"]
     tokenizer: Tokenizer
     kept: Int[np.ndarray, "V"] | None
-    aligned: bool
 
 
-def encode_text(session: Session, corpus: Corpus, teacher: Trained | Given) -> Text:
+def encode_text(session: Session, corpus: Corpus, teacher: Teaching) -> Text:
     """Encode what the student may see, and cut the vocabulary to it, before any training."""
-    config = session.experiment.student
+    config, teacher = session.experiment.student, _lead(teacher)
     sentences = (*corpus.train, *corpus.transfer)
 
     def encoded(tokenizer: Tokenizer) -> EncodedStore:
@@ -61,13 +61,9 @@ def encode_text(session: Session, corpus: Corpus, teacher: Trained | Given) -> T
             folder=session.encoded,
         )  # fmt: skip
 
-    theirs = None if isinstance(teacher, Given) else encoded(teacher.tokenizer)
-    same = theirs is not None and not config.tokenizer
-    if same:
-        given, ours = teacher.tokenizer, theirs
-    else:
-        given = _own_tokenizer(session, sentences)
-        ours = encoded(given)
+    same = isinstance(teacher, Trained) and not config.tokenizer
+    given = teacher.tokenizer if same else _own_tokenizer(session, sentences)
+    ours = encoded(given)
     counts = piece_counts([ours], given.vocab_size)
     used = np.flatnonzero(counts)
     frequent = used[np.argsort(-counts[used], kind="stable")]
@@ -76,8 +72,7 @@ def encode_text(session: Session, corpus: Corpus, teacher: Trained | Given) -> T
     ours = encoded(tokenizer) if capped else ours.remap(kept)
     is_train = ours.sentence < len(corpus.train)
     rows = (np.flatnonzero(is_train), np.flatnonzero(~is_train))
-    aligned = same and not capped
-    return Text(sentences, theirs, ours, *rows, tokenizer, kept if same else None, aligned)
+    return Text(sentences, ours, *rows, tokenizer, kept if same else None)
 
 
 def _own_tokenizer(session: Session, sentences: tuple[Sentence, ...]) -> Tokenizer:
@@ -87,7 +82,7 @@ def _own_tokenizer(session: Session, sentences: tuple[Sentence, ...]) -> Tokeniz
     return train_tokenizer(sentences, session.experiment.teacher.vocab_size)
 
 
-def cache_teacher(session: Session, text: Text, teacher: Trained | Given) -> Teacher:
+def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
     """Hidden states and logits of the teacher over train and transfer text, never dev or test.
 
     As the student's rows see them.
@@ -95,23 +90,38 @@ def cache_teacher(session: Session, text: Text, teacher: Trained | Given) -> Tea
     if isinstance(teacher, Given):
         words = [sentence.words for sentence in text.sentences]
         return anchor_outputs(teacher.outputs, words, text.ours)
-    layer = layer_name(session.experiment, teacher.spec)
+    if isinstance(teacher, Ensemble):
+        config = session.experiment.ensemble
+        members = [cache_teacher(session, text, member) for member in teacher.members]
+        weights = np.array([teacher.weights_of(code) for code in text.ours.languages])
+        return combine(members, text.ours, weights, states=config.states, width=config.width)
+    theirs = encode(
+        text.sentences, teacher.tokenizer, teacher.tagset, max_length=teacher.max_length,
+        folder=session.encoded,
+    )  # fmt: skip
     wanted = CacheSettings(
-        teacher=teacher.fingerprint, tokenizer=teacher.tokenizer.fingerprint, layers=(layer,),
-        max_length=teacher.max_length, dtype=session.dtype,
+        teacher=teacher.fingerprint, tokenizer=teacher.tokenizer.fingerprint,
+        layers=(teacher.layer,), max_length=teacher.max_length, dtype=session.dtype,
     )  # fmt: skip
     with session.timed("cache"):
         cache = build_cache(
-            session.caches, text.theirs, np.arange(text.theirs.rows),
-            build(replace(teacher.spec, outputs=(layer,))), teacher.params, wanted,
+            session.caches, theirs, np.arange(theirs.rows),
+            build(replace(teacher.spec, outputs=(teacher.layer,))), teacher.params, wanted,
             mesh=session.mesh, say=session.say, only=session.experiment.teacher.cache or None,
         )  # fmt: skip
-    if text.aligned:
+    if text.kept is not None and _same_rows(theirs, text.ours, text.kept):
         return cache
-    return anchor(cache, text.theirs, text.ours, pool=session.experiment.student.pool)
+    return anchor(cache, theirs, text.ours, pool=session.experiment.student.pool)
 
 
-def distil(session: Session, corpus: Corpus, teacher: Trained | Given) -> tuple[Path, Trained]:
+def _same_rows(theirs: EncodedStore, ours: EncodedStore, kept: Int[np.ndarray, "V"]) -> bool:
+    """Do teacher and student cut the text into the same pieces and windows?"""
+    if not np.array_equal(theirs.offsets, ours.offsets):
+        return False
+    return np.array_equal(theirs.tokens, kept[ours.tokens])
+
+
+def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, Trained]:
     """The student: found, or distilled by the experiment's plan. Gives its run folder too."""
     experiment, config = session.experiment, session.experiment.student
     text = encode_text(session, corpus, teacher)
@@ -122,7 +132,7 @@ def distil(session: Session, corpus: Corpus, teacher: Trained | Given) -> tuple[
         len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
     )  # fmt: skip
     dev = encode(
-        corpus.dev, text.tokenizer, corpus.tagset, max_length=teacher.max_length,
+        corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length,
         folder=session.encoded,
     )  # fmt: skip
     identity = hash8(
@@ -139,25 +149,33 @@ def distil(session: Session, corpus: Corpus, teacher: Trained | Given) -> tuple[
         save_bundle(
             folder / "student", kind="bilstm", sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
-            tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=teacher.max_length,
+            tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=text.ours.max_length,
             decoding=experiment.run.decoding,
         )  # fmt: skip
     params = trees.unflatten(load_bundle(folder / "student").weights)
     return folder, Trained(
-        spec, params, text.tokenizer, corpus.tagset, teacher.max_length, folder=folder
+        spec, params, text.tokenizer, corpus.tagset, text.ours.max_length, folder=folder
     )
 
 
-def _imitated(
-    session: Session, teacher: Trained | Given, stages: tuple[Stage, ...]
-) -> tuple[int, str]:
+def _lead(teacher: Teaching) -> Trained | Given:
+    return teacher.lead if isinstance(teacher, Ensemble) else teacher
+
+
+def _imitated(session: Session, teacher: Teaching, stages: tuple[Stage, ...]) -> tuple[int, str]:
     """Width and name of the layer whose states the student is to reproduce.
 
     Raises:
         ValueError: if the plan asks for states of outputs that have none.
     """
+    if isinstance(teacher, Ensemble):
+        config = session.experiment.ensemble
+        if config.states == "first":
+            return _imitated(session, teacher.lead, stages)
+        widths = [_imitated(session, member, stages)[0] for member in teacher.members]
+        return config.width or sum(widths), LAYER
     if isinstance(teacher, Trained):
-        return teacher.spec.width, layer_name(session.experiment, teacher.spec)
+        return teacher.spec.width, teacher.layer
     outputs = teacher.outputs
     asks = [stage.name for stage in stages if any(t.loss.startswith("repr") for t in stage.terms)]
     if asks and not outputs.width:
@@ -169,9 +187,10 @@ def _imitated(
 
 
 def _start_table(
-    session: Session, text: Text, teacher: Trained | Given
+    session: Session, text: Text, teacher: Teaching
 ) -> Float[np.ndarray, "V D"] | None:
     """The teacher's rows for the student's pieces; None where there is no teacher's table."""
+    teacher = _lead(teacher)
     if isinstance(teacher, Given) or session.experiment.student.embedding == "random":
         return None
     table = np.asarray(teacher.params["embed"]["table"])
@@ -188,7 +207,7 @@ def _train_student(
     text: Text,
     dev: EncodedStore,
     tagset: TagSet,
-    teacher: Trained | Given,
+    teacher: Teaching,
 ) -> Params:
     experiment = session.experiment
     stages = experiment.plan()

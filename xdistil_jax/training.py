@@ -16,6 +16,7 @@ from xdistil_jax.labels import TagSet
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.report.writers import JsonLines, TensorBoard, Writers
 from xdistil_jax.session import Session
+from xdistil_jax.sharding import replicate
 from xdistil_jax.teacher.source import Teacher
 from xdistil_jax.types import Params
 
@@ -42,7 +43,7 @@ def train_plan(
         Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
         store, *sources, buckets.capped(*sources),
         tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding), teacher,
-        () if teacher is None else teacher.arrays,
+        () if teacher is None else replicate(teacher.arrays, mesh),
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,
         checkpoints, writer, session.stop,
     )  # fmt: skip

@@ -18,13 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.references.make import FOLDER, LABELS, random_batch, run_torch
-from xdistil_jax.models.checkpoints import (
-    CheckpointError,
-    fingerprint,
-    load_encoder,
-    save_encoder,
-)
+from xdistil_jax.models.checkpoints import CheckpointError, load_encoder, save_encoder
 from xdistil_jax.models.functional import build
+from xdistil_jax.models.tensors import fingerprint
 from xdistil_jax.trees import leaves
 
 TREE = {

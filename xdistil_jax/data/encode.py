@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int16, Int32, Int64, Shaped, UInt64
+from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64, Shaped, UInt64
 
 from xdistil_jax import files
 from xdistil_jax.data.arrays import ArrayFolder, digest, load_arrays

@@ -73,11 +73,23 @@ def tagged_set(
 
 def predict(student: Spec, dtype: str, params: Params, tagged: TaggedSet) -> Int[Array, "W"]:
     """The tag number of every word."""
+    return decode(word_logits(student, dtype, params, tagged), tagged)
+
+
+def word_logits(
+    student: Spec, dtype: str, params: Params, tagged: TaggedSet
+) -> Float[Array, "W C"]:
+    """The logits of every word, which are those of its first piece."""
     run = predict_call(student, dtype, tagged.mesh)
     flat = jnp.zeros((len(tagged.gold), len(tagged.tagset)))
     for feed, slots in tagged.feeds:
         flat = run(params, flat, feed, slots)
-    return _decode(flat, tagged.starts, tagged.sizes, tagged.tagset, tagged.decoding)
+    return flat
+
+
+def decode(logits: Float[Array, "W C"], tagged: TaggedSet) -> Int[Array, "W"]:
+    """Logits of the words of ``tagged`` -> the tag number of each."""
+    return _decode(logits, tagged.starts, tagged.sizes, tagged.tagset, tagged.decoding)
 
 
 @partial(jax.jit, static_argnames=("tagset", "decoding"))
