@@ -11,6 +11,7 @@ from xdistil_jax.sharding import (
     by_rules,
     make_mesh,
     place_batch,
+    placer,
     replicate,
     replicated,
 )
@@ -93,6 +94,19 @@ def test_rules_give_each_parameter_its_sharding():
     assert rows_by_device(placed["embed"]["table"])[0].shape == (8, 4)
     assert rows_by_device(placed["head"]["kernel"])[0].shape == (4, 4)
     assert batch_sharding(mesh).spec == PartitionSpec("data")
+
+
+def test_a_placer_puts_one_leaf_after_the_other():
+    mesh = make_mesh(model=2)
+    rules = {"embed": PartitionSpec("model"), "head": PartitionSpec(None, "model")}
+    split, whole = placer(mesh, rules), placer(mesh)
+    for path, leaf in trees.leaves(PARAMS):
+        np.testing.assert_array_equal(split(path, leaf), leaf)
+        assert whole(path, leaf).sharding.is_equivalent_to(replicated(mesh), leaf.ndim)
+    shape = rows_by_device(split("embed/table", PARAMS["embed"]["table"]))[0].shape
+    assert shape == (8, 4)
+    with pytest.raises(trees.PatternError, match=r"tail/kernel.* covered by no pattern"):
+        split("tail/kernel", PARAMS["head"]["kernel"])
 
 
 def test_rules_cover_every_parameter_exactly_once():

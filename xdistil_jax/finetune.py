@@ -26,6 +26,7 @@ from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
+from xdistil_jax.sharding import placer
 from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
 from xdistil_jax.teacher.outputs import read_outputs
@@ -129,7 +130,7 @@ def prepare_teacher(
                 ).params  # fmt: skip
         save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), own)
         tokenizer.save(folder / "model")
-    spec, params, own = load_encoder(folder / "model")
+    spec, params, own = load_encoder(folder / "model", place=placer(session.mesh))
     if own != tags:
         mapped = LabelMap.of(own or (), corpus.tagset, _renamed(config))
         spec = replace(spec, columns=mapped.columns)

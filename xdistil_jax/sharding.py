@@ -3,13 +3,13 @@
 A mesh is always there, with the axes ``data`` and ``model``; on a laptop it has one device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from xdistil_jax import trees
 
@@ -43,6 +43,23 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Place every leaf of ``tree`` whole on every device of ``mesh``."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def placer(
+    mesh: Mesh, rules: Mapping[str, PartitionSpec] | None = None
+) -> Callable[[str, np.ndarray], Array]:
+    """(path of a leaf, the leaf) -> the leaf on the devices, for whoever makes one at a time.
+
+    By ``rules`` (pattern -> spec), of which exactly one must cover each path; without them every
+    device holds the whole leaf.
+    """
+
+    def place(path: str, leaf: np.ndarray) -> Array:
+        spec = PartitionSpec() if rules is None else rules[trees.covering(path, tuple(rules))]
+        # Waits, so that the host's leaf can go before the next one is made.
+        return jax.block_until_ready(jax.device_put(leaf, NamedSharding(mesh, spec)))
+
+    return place
 
 
 def place_batch(tree: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:

@@ -73,14 +73,20 @@ def assign(tree: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, str]:
             and a parameter that several cover.
     """
     mask(tree, patterns)
-    found: dict[str, str] = {}
-    for path, _ in leaves(tree):
-        covering = [pattern for pattern in patterns if matches(pattern, path)]
-        if len(covering) != 1:
-            said = " and ".join(covering) if covering else "no pattern"
-            raise PatternError(f"parameter {path!r} is covered by {said}; exactly one must")
-        found[path] = covering[0]
-    return found
+    return {path: covering(path, patterns) for path, _ in leaves(tree)}
+
+
+def covering(path: str, patterns: Sequence[str]) -> str:
+    """The one pattern that covers ``path``.
+
+    Raises:
+        PatternError: if none does, or several do.
+    """
+    found = [pattern for pattern in patterns if matches(pattern, path)]
+    if len(found) != 1:
+        said = " and ".join(found) if found else "no pattern"
+        raise PatternError(f"parameter {path!r} is covered by {said}; exactly one must")
+    return found[0]
 
 
 def partition(

@@ -1,6 +1,7 @@
 """Hugging Face's checkpoints (config.json and safetensors) <-> nested dicts of parameters."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,11 @@ Place = Callable[[str, np.ndarray], Any]
 """(path of a leaf, the leaf) -> where it is to lie; called for one leaf after the other."""
 
 
+def _kept(path: str, leaf: np.ndarray) -> np.ndarray:
+    """As a NumPy array of our own: a view of the file would change with it."""
+    return leaf if leaf.flags.writeable else np.array(leaf)
+
+
 class LoadedEncoder(NamedTuple):
     """``labels`` are the names of the head's columns, or None where the head is fresh."""
 
@@ -48,15 +54,16 @@ def load_encoder(
     key: Array | None = None,
     stacked: bool = True,
     revision: str | None = None,
-    place: Place = lambda path, leaf: leaf,
+    place: Place = _kept,
 ) -> LoadedEncoder:
     """Read a checkpoint from a local folder or, by its name, from the Hugging Face hub.
 
     The head of a token-classification checkpoint is kept as it is where ``classes`` is None, and
     otherwise if it has ``classes`` columns; with ``labels``, if its columns bear exactly these
     names, and then in this order. Otherwise, and for base checkpoints, a fresh head is drawn from
-    ``key``. Leaves are fp32, made one by one and handed to ``place`` (NumPy arrays without it), so
-    no second copy of the model is ever held.
+    ``key``. Leaves are fp32, made one by one, the largest first, and handed to ``place`` (NumPy
+    arrays without it; ``sharding.placer`` puts them on devices), so no second copy of the model is
+    ever held.
 
     Raises:
         CheckpointError: naming the file, and the tensors that are missing, unexpected or misshapen.
@@ -88,7 +95,8 @@ def load_encoder(
         )
     spec = replace(spec, stacked=stacked)
     flat = {}
-    for number, (path, shape) in enumerate(leaves(_shapes(spec))):
+    numbered = enumerate(leaves(_shapes(spec)))
+    for number, (path, shape) in sorted(numbered, key=lambda each: -math.prod(each[1][1])):
         if path in fresh:
             leaf = _draw(spec, path, shape, jax.random.fold_in(key, number))
         else:
@@ -96,6 +104,7 @@ def load_encoder(
         if own is not None and labels is not None and path in ("head/kernel", "head/bias"):
             leaf = leaf[..., [own.index(label) for label in labels]]
         flat[path] = place(path, leaf)
+        del leaf
     kept = own if labels is None or own is None else tuple(labels)
     return LoadedEncoder(spec, unflatten(flat), kept)
 
@@ -170,7 +179,7 @@ def _assemble(
     turn = path.endswith("/kernel")
     if not path.startswith("layers/"):
         tensor = tensors[names[path]]
-        return np.array(tensor.T if turn else tensor, np.float32, order="C")
+        return np.asarray(tensor.T if turn else tensor, np.float32, order="C")
     leaf = np.empty(shape, np.float32)
     for place, number in enumerate(range(spec.layers - shape[0] + 1, spec.layers + 1)):
         tensor = tensors[names[path.replace("layers/", f"layer_{number}/", 1)]]
