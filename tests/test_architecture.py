@@ -25,9 +25,10 @@ RANKS = {
     "session": 8,
     **dict.fromkeys(("evaluation", "training"), 9),
     "finetune": 10,
-    "pipeline": 11,
-    "quickstart": 12,
-    "cli": 13,
+    "student": 11,
+    "pipeline": 12,
+    "quickstart": 13,
+    "cli": 14,
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
 HOMES = {
@@ -39,12 +40,12 @@ HOMES = {
     "ml_dtypes": ("teacher/codec.py",),
     "optax": ("distill/",),
     "orbax": ("distill/checkpoint.py",),
-    "safetensors": ("models/checkpoints.py", "deploy/bundle.py"),
+    "safetensors": ("models/tensors.py", "deploy/bundle.py"),
     "seqeval": ("report/metrics.py",),
     "tensorboardX": ("report/writers.py",),
     "tokenizers": ("data/tokenizer.py",),
     "tqdm": ("report/writers.py",),
-    "transformers": ("data/tokenizer.py", "models/checkpoints.py"),
+    "transformers": ("data/tokenizer.py",),
     "tyro": ("cli.py",),
 }
 WITHOUT_JAX = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xdistil_jax import Sentence, TeacherConfig, finetune
-from xdistil_jax.data.tokenizer import train_tokenizer
+from xdistil_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from xdistil_jax.models.checkpoints import save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
@@ -68,10 +68,18 @@ def test_what_does_not_fit_the_checkpoint_is_said(checkpoint, change, said):
         finetune._start(config, train_tokenizer(TEXT, 60), TAGS, KEY)
 
 
-def test_a_head_for_other_tags_can_not_teach_as_it_is(checkpoint):
+def test_a_head_that_is_used_as_it_is_keeps_its_own_tags(checkpoint):
     config = TeacherConfig(checkpoint=str(checkpoint[0]), max_length=32, fine_tune=False)
-    with pytest.raises(ValueError, match=r"B-ORG.*can't teach as it is"):
-        finetune._start(config, train_tokenizer(TEXT, 60), ("O", "B-ORG", "I-ORG"), KEY)
+    own = load_tokenizer(checkpoint[0])
+    spec, params, tags = finetune._start(config, own, ("O", "B-ORG", "I-ORG"), KEY)
+    assert tags == TAGS
+    assert params["head"]["kernel"].shape == (spec.width, len(TAGS))
+
+
+@pytest.mark.parametrize("text", ["PERSON", "PERSON=", "=PER"])
+def test_a_renaming_that_is_none_is_shown(text):
+    with pytest.raises(ValueError, match=f"teacher.labels: '{text}' is no THEIRS=OURS"):
+        finetune._renamed(TeacherConfig(labels=(text,)))
 
 
 def test_an_embedding_too_small_for_its_tokenizer_is_refused(checkpoint, tmp_path):

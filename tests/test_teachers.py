@@ -1,7 +1,9 @@
 """End to end with teachers of other families, vocabularies and tags."""
 
 import dataclasses
+import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -20,7 +22,7 @@ from xdistil_jax import (
     pipeline,
 )
 from xdistil_jax.data.tokenizer import train_tokenizer
-from xdistil_jax.evaluation import WeakTeacherError
+from xdistil_jax.evaluation import WeakTeacherError, read_report
 from xdistil_jax.models.checkpoints import save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
@@ -185,3 +187,15 @@ def test_weights_that_do_not_fit_are_refused_at_once(two, tmp_path, change, mess
     with pytest.raises(ValueError, match=message):
         pipeline.run(dataclasses.replace(two, ensemble=ensemble))
     assert not list(tmp_path.glob("*/teacher-*"))
+
+
+def test_a_teacher_under_a_label_only_student_is_warned_of(xlmr, tmp_path):
+    experiment = taught_by(xlmr, tmp_path)
+    alone = pipeline.run(dataclasses.replace(experiment, strategy="D0-S"))
+    report = read_report(alone.folder)
+    scores = report["figures"]["dev"]["models"]["student"]["scores"]
+    scores["languages"] = {code: {**each, "f1": 99.0} for code, each in scores["languages"].items()}
+    (alone.folder / "report.json").write_text(json.dumps(report))
+    said: list[str] = []
+    pipeline.run(experiment, say=said.append)
+    assert any(re.search(r"warning: the teacher's dev F1 is .*label-only.* 99\.0", s) for s in said)

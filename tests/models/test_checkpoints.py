@@ -170,12 +170,28 @@ def test_head_of_another_task_is_not_taken(folder):
 def test_several_shards_are_read_together(folder):
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
+    where: dict[str, str] = {}
     for number, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
         part = {name: tensors[name] for name in names}
-        safetensors.numpy.save_file(part, folder / f"model-0000{number}-of-00002.safetensors")
+        file = f"model-0000{number}-of-00002.safetensors"
+        safetensors.numpy.save_file(part, folder / file)
+        where |= dict.fromkeys(part, file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
     assert equal(load_encoder(folder, 5).params, tiny().params)
-    (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"missing \(.*bias.*…\)"):
+    index.write_text(json.dumps({"weight_map": where | {"strange": file}}))
+    with pytest.raises(CheckpointError, match=r"1 tensors aren't in the file .* \(strange\)"):
+        load_encoder(folder, 5)
+    for text in ("{", "[]", '{"weight_map": 3}'):
+        index.write_text(text)
+        with pytest.raises(CheckpointError, match=r"index\.json is no index of a checkpoint"):
+            load_encoder(folder, 5)
+    index.write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    with pytest.raises(CheckpointError, match="names files outside its folder"):
+        load_encoder(folder, 5)
+    index.write_text(json.dumps({"weight_map": where}))
+    (folder / file).unlink()
+    with pytest.raises(CheckpointError, match=rf"{file} of .*index\.json missing: fetch again"):
         load_encoder(folder, 5)
 
 
@@ -227,9 +243,9 @@ def test_pickled_weights_are_not_read(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "xlm-roberta"}, "model_type 'xlm-roberta' is not supported.*'bert'"),
+        ({"model_type": "t5"}, "model_type 't5' is not supported: there are bert, .*modernbert"),
         ({"model_type": ...}, "model_type None is not supported"),
-        ({"hidden_act": "silu"}, "hidden_act 'silu' is not supported, only gelu, "),
+        ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported, only gelu, "),
         ({"position_embedding_type": "relative_key"}, "only 'absolute' is supported"),
         ({"is_decoder": True}, "is_decoder True: only False is supported"),
         ({"hidden_size": ...}, "field 'hidden_size' is missing"),
@@ -263,10 +279,10 @@ def test_absent_folder_and_hub_without_network(tmp_path, monkeypatch):
             load_encoder(path, 5)
     assert not asked
     with pytest.raises(CheckpointError) as caught:
-        load_encoder("bert-base-multilingual-cased", 5)
+        load_encoder("bert-base-multilingual-cased", 5, revision="v2")
     assert "didn't give it (no route to host): check name and network" in str(caught.value)
     assert "\n" not in str(caught.value)
-    patterns = {"allow_patterns": ["*.json", "*.safetensors", "*.txt"]}
+    patterns = {"revision": "v2", "allow_patterns": ["*.json", "*.safetensors", "*.txt"]}
     assert asked == [("bert-base-multilingual-cased", patterns)]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(FOLDER))
     assert equal(load_encoder("someone/tiny", 5).params, tiny().params)

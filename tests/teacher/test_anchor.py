@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from tests.teacher.toys import LAYERS, build_toy
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.tokenizer import Tokenizer, train_tokenizer
+from xdistil_jax.distill.feed import collate
+from xdistil_jax.distill.losses import LOSSES
 from xdistil_jax.teacher.anchor import anchor
 from xdistil_jax.teacher.manifest import CacheSettings
+from xdistil_jax.types import EncoderOutput
 
 LINES = [
     "Anna fährt im Sommer nach Köln , Hannover und Koblenz",
@@ -124,3 +128,19 @@ def test_other_sentences_are_refused(folder, theirs, cache):
     ours = stored(FINE, folder, SENTENCES[:3])
     with pytest.raises(ValueError, match="don't hold the same sentences"):
         anchor(cache, theirs, ours)
+
+
+def test_with_one_tokenizer_the_losses_at_first_pieces_are_the_direct_ones(theirs, cache):
+    rows = np.array([[0, 1, 2, 3]])
+    everyone = np.zeros(4, bool)
+    student = np.random.default_rng(0).normal(size=(1, 4, LENGTH, 7)).astype(np.float32)
+    losses = {}
+    for name, teacher in (("direct", cache), ("anchored", anchor(cache, theirs, theirs))):
+        batch = collate(theirs, rows, LENGTH, everyone, words_only=True)
+        target = teacher.lookup((), teacher.stream(rows, LENGTH), batch)
+        states = {layer: 0.5 * student[..., :1] + 0 * each for layer, each in target.hidden.items()}
+        guess = EncoderOutput(states, student[..., : target.logits.shape[-1]])
+        flat = [jax.tree.map(lambda leaf: leaf[0], each) for each in (guess, target, batch)]
+        losses[name] = [float(LOSSES[loss](*flat).compute()) for loss in ("repr", "logit")]
+    assert losses["anchored"] == losses["direct"]
+    assert min(losses["direct"]) > 0

@@ -29,6 +29,8 @@ _IGNORED = (
     "generator_lm_head.", "embeddings.position_ids", "embeddings.token_type_ids",
 )  # fmt: skip
 
+_LAST = ("head/kernel", "head/bias")
+
 Place = Callable[[str, np.ndarray], Any]
 """(path of a leaf, the leaf) -> where it is to lie; called for one leaf after the other."""
 
@@ -71,17 +73,7 @@ def load_encoder(
     if labels is not None and len(labels) != classes:
         raise ValueError(f"{len(labels)} labels for a head of {classes} classes")
     folder = _find_folder(name_or_folder, revision)
-    config = _read_config(folder / "config.json")
-    own = _head_labels(config, classes, labels)
-    if classes is None and own is None:
-        raise CheckpointError(
-            f"{folder} brings no head for tags (its architecture is {config.get('architectures')})"
-        )
-    try:
-        spec = families.read_spec(config, len(own or ()) if classes is None else classes or 0)
-        single = dict(leaves(_shapes(spec)))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    spec, single, own = _read_spec(folder, classes, labels)
     prefix = families.FAMILIES[spec.family].prefix
     tensors = {_plain_name(name, prefix): array for name, array in read_folder(folder).items()}
     fresh = _fresh_leaves(spec, single, tensors, keep=own is not None)
@@ -94,18 +86,18 @@ def load_encoder(
             "pass key=jax.random.key(seed) to draw a fresh one"
         )
     spec = replace(spec, stacked=stacked)
-    flat = {}
-    numbered = enumerate(leaves(_shapes(spec)))
-    for number, (path, shape) in sorted(numbered, key=lambda each: -math.prod(each[1][1])):
-        if path in fresh:
-            leaf = _draw(spec, path, shape, jax.random.fold_in(key, number))
-        else:
-            leaf = _assemble(spec, path, shape, wanted, tensors)
-        if own is not None and labels is not None and path in ("head/kernel", "head/bias"):
-            leaf = leaf[..., [own.index(label) for label in labels]]
-        flat[path] = place(path, leaf)
-        del leaf
     kept = own if labels is None or own is None else tuple(labels)
+    columns = None if kept is own else [own.index(label) for label in labels]
+
+    def make(number: int, path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path in fresh:
+            return _draw(spec, path, shape, jax.random.fold_in(key, number))
+        leaf = _assemble(spec, path, shape, wanted, tensors)
+        return leaf if columns is None or path not in _LAST else leaf[..., columns]
+
+    numbered = [(number, *leaf) for number, leaf in enumerate(leaves(_shapes(spec)))]
+    largest_first = sorted(numbered, key=lambda leaf: -math.prod(leaf[2]))
+    flat = {leaf[1]: place(leaf[1], make(*leaf)) for leaf in largest_first}
     return LoadedEncoder(spec, unflatten(flat), kept)
 
 
@@ -143,6 +135,23 @@ def keep_lowest(spec: AnySpec, params: Params, layers: int) -> tuple[AnySpec, Pa
     return replace(spec, layers=layers, **kept), {**others, **left}
 
 
+def _read_spec(
+    folder: Path, classes: int | None, labels: Sequence[str] | None
+) -> tuple[AnySpec, dict[str, tuple[int, ...]], tuple[str, ...] | None]:
+    """The unstacked encoder in a folder, its leaves' shapes, and its head's labels if they fit."""
+    config = _read_config(folder / "config.json")
+    own = _head_labels(config, classes, labels)
+    if classes is None and own is None:
+        raise CheckpointError(
+            f"{folder} brings no head for tags (its architecture is {config.get('architectures')})"
+        )
+    try:
+        spec = families.read_spec(config, len(own or ()) if classes is None else classes or 0)
+        return spec, dict(leaves(_shapes(spec))), own
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+
+
 def _shapes(spec: AnySpec) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: leaf.shape, abstract_params(spec))
 
@@ -155,7 +164,7 @@ def _fresh_leaves(
     keep: bool,
 ) -> set[str]:
     """Leaves of the head to be drawn: its last layer unless kept; others where they are absent."""
-    last = set() if keep else {"head/kernel", "head/bias"}
+    last = set() if keep else set(_LAST)
     inner = [path for path in shapes if path.startswith("head/") and path.count("/") > 1]
     absent = {p for p in inner if families.tensor_name(spec, p) not in tensors}
     return last | (absent if not keep else set())
