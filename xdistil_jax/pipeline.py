@@ -7,7 +7,7 @@ from pathlib import Path
 from xdistil_jax.compilation import persistent_cache
 from xdistil_jax.data.corpus import check_test, load_corpus
 from xdistil_jax.distill.loop import StopFlag, Writer
-from xdistil_jax.evaluation import can_tag, check_teacher, report_run, write_report
+from xdistil_jax.evaluation import can_tag, report_run, write_report
 from xdistil_jax.experiment import Experiment, Result, restore
 from xdistil_jax.finetune import prepare_teachers
 from xdistil_jax.report.metrics import Scores
@@ -42,8 +42,6 @@ def run(
                 check_test(experiment.data)
         teacher = prepare_teachers(session, corpus)
         models = {"teacher": teacher} if can_tag(teacher) else {}
-        if models and any(stage.labelled_fraction < 1 for stage in experiment.plan()):
-            check_teacher(session, corpus, teacher)
         folder, models["student"] = distil(session, corpus, teacher)
         report = report_run(session, folder, corpus, models, evaluate_test=evaluate_test)
     report["compilations"] = asdict(compilations)

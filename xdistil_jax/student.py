@@ -16,6 +16,7 @@ from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer,
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
+from xdistil_jax.evaluation import can_tag, check_teacher
 from xdistil_jax.experiment import hash8, settings
 from xdistil_jax.finetune import transplant
 from xdistil_jax.labels import TagSet
@@ -114,6 +115,11 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
     return anchor(cache, theirs, text.ours, pool=session.experiment.student.pool)
 
 
+def _taught(stages: tuple[Stage, ...]) -> bool:
+    """Does any stage learn from the teacher, and not from labels alone?"""
+    return any(stage.labelled_fraction < 1 for stage in stages)
+
+
 def _same_rows(theirs: EncodedStore, ours: EncodedStore, kept: Int[np.ndarray, "V"]) -> bool:
     """Do teacher and student cut the text into the same pieces and windows?"""
     if not np.array_equal(theirs.offsets, ours.offsets):
@@ -122,7 +128,11 @@ def _same_rows(theirs: EncodedStore, ours: EncodedStore, kept: Int[np.ndarray, "
 
 
 def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, Trained]:
-    """The student: found, or distilled by the experiment's plan. Gives its run folder too."""
+    """The student: found, or distilled by the experiment's plan. Gives its run folder too.
+
+    Raises:
+        evaluation.WeakTeacherError: before anything is distilled from a teacher that can't tag.
+    """
     experiment, config = session.experiment, session.experiment.student
     text = encode_text(session, corpus, teacher)
     stages = experiment.plan()
@@ -143,6 +153,8 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
     if not (folder / "student").is_dir():
+        if can_tag(teacher) and _taught(stages):
+            check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
         params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
         params = join_embedding(params)
@@ -222,8 +234,7 @@ def _train_student(
     files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
     if table is not None:
         params = start_embedding(params, table, scale=config.embedding_scale, projected=projected)
-    taught = any(stage.labelled_fraction < 1 for stage in stages)
-    cache = cache_teacher(session, text, teacher) if taught else None
+    cache = cache_teacher(session, text, teacher) if _taught(stages) else None
     with session.timed("student"):
         return train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,
