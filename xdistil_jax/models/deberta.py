@@ -15,13 +15,12 @@ from xdistil_jax.models.layers import (
     attend,
     dense,
     dense_shapes,
-    initialize,
-    merge_columns,
     norm_shapes,
     normalize,
     split_heads,
 )
-from xdistil_jax.types import EncoderOutput, Params
+from xdistil_jax.models.stack import LayerStack
+from xdistil_jax.types import Params
 
 
 @dataclass(frozen=True)
@@ -126,40 +125,31 @@ def parameter_shapes(spec: DebertaSpec) -> dict[str, Any]:
     return {**shapes, **{name: layer() for name in spec.hidden_names[1:]}}
 
 
-class Deberta(nnx.Module):
+class Deberta(LayerStack):
     """The parameters of ``DebertaSpec``; the arithmetic is in the functions below."""
 
     def __init__(self, spec: DebertaSpec, rngs: nnx.Rngs) -> None:
-        self.spec = spec
-        for name, shapes in parameter_shapes(spec).items():
-            setattr(self, name, initialize(shapes, spec.initializer, rngs))
+        super().__init__(spec, parameter_shapes(spec), rngs)
 
-    def __call__(
+    def embed_pieces(
         self,
+        params: Params,
         tokens: Int[Array, "B T"],
-        lengths: Int[Array, "B"],
-        token_types: Int[Array, "B T"] | None = None,
-        *,
-        key: Array | None = None,
-        dtype: DTypeLike = jnp.float32,
-    ) -> EncoderOutput:
-        spec, T = self.spec, tokens.shape[1]
-        if spec.longest < T:
-            raise ValueError(f"rows of {T} pieces: the encoder takes {spec.longest}")
-        params = nnx.to_pure_dict(nnx.state(self, nnx.Param))
-        keys = None if key is None else jax.random.split(key, spec.layers + 2)
-        first, last = (None, None) if keys is None else (keys[0], keys[-1])
-        real = jnp.arange(T)[None] < lengths[:, None]
-        x = _embed(spec, params["embed"], tokens, token_types, real, dtype)
-        x = dropout(x, spec.dropout, first)
-        hidden = {"embedding": x, **_run_layers(spec, params, x, real, keys)}
-        top = hidden[spec.hidden_names[-1]].astype(jnp.float32)
-        logits = dense(params["head"], dropout(top, spec.dropout, last))
-        wanted = spec.hidden_names if spec.outputs is None else spec.outputs
-        return EncoderOutput(
-            {name: hidden[name].astype(jnp.float32) for name in wanted},
-            merge_columns(logits, spec.columns),
-        )
+        token_types: Int[Array, "B T"] | None,
+        real: Bool[Array, "B T"],
+        dtype: DTypeLike,
+        key: Array | None,
+    ) -> Float[Array, "B T D"]:
+        return _embed(self.spec, params, tokens, token_types, real, dtype)
+
+    def run_layers(
+        self,
+        params: Params,
+        x: Float[Array, "B T D"],
+        real: Bool[Array, "B T"],
+        keys: Array | None,
+    ) -> dict[str, Float[Array, "B T D"]]:
+        return _run_layers(self.spec, params, x, real, keys)
 
 
 def _embed(

@@ -14,13 +14,12 @@ from xdistil_jax.models.layers import (
     attend,
     dense,
     dense_shapes,
-    initialize,
-    merge_columns,
     norm_shapes,
     normalize,
     split_heads,
 )
-from xdistil_jax.types import EncoderOutput, Params
+from xdistil_jax.models.stack import LayerStack
+from xdistil_jax.types import Params
 
 
 @dataclass(frozen=True)
@@ -119,42 +118,40 @@ def parameter_shapes(spec: ModernBertSpec) -> dict[str, Any]:
     return {"embed": embed, **middle, "norm": norm(), "head": head}
 
 
-class ModernBert(nnx.Module):
+class ModernBert(LayerStack):
     """The parameters of ``ModernBertSpec``; the arithmetic is in the functions below."""
 
     def __init__(self, spec: ModernBertSpec, rngs: nnx.Rngs) -> None:
-        self.spec = spec
-        for name, shapes in parameter_shapes(spec).items():
-            setattr(self, name, initialize(shapes, spec.initializer, rngs))
+        super().__init__(spec, parameter_shapes(spec), rngs)
 
-    def __call__(
+    def embed_pieces(
         self,
+        params: Params,
         tokens: Int[Array, "B T"],
-        lengths: Int[Array, "B"],
-        token_types: Int[Array, "B T"] | None = None,
-        *,
-        key: Array | None = None,
-        dtype: DTypeLike = jnp.float32,
-    ) -> EncoderOutput:
-        spec, T = self.spec, tokens.shape[1]
-        if spec.longest < T:
-            raise ValueError(f"rows of {T} pieces: the encoder takes {spec.longest}")
-        params = nnx.to_pure_dict(nnx.state(self, nnx.Param))
-        keys = None if key is None else jax.random.split(key, spec.layers + 2)
-        first, last = (None, None) if keys is None else (keys[0], keys[-1])
-        real = jnp.arange(T)[None] < lengths[:, None]
-        x = params["embed"]["table"][tokens].astype(dtype)
-        x = dropout(normalize(params["embed"]["norm"], x, spec.norm_epsilon), spec.dropout, first)
-        hidden = {"embedding": x, **_run_layers(spec, params, x, real, keys)}
-        top = hidden[spec.hidden_names[-1]].astype(jnp.float32)
-        y = ACTIVATIONS[spec.head_activation](dense(params["head"]["dense"], top))
-        y = normalize(params["head"]["norm"], y, spec.norm_epsilon)
-        logits = dense(params["head"], dropout(y, spec.dropout, last))
-        wanted = spec.hidden_names if spec.outputs is None else spec.outputs
-        return EncoderOutput(
-            {name: hidden[name].astype(jnp.float32) for name in wanted},
-            merge_columns(logits, spec.columns),
-        )
+        token_types: Int[Array, "B T"] | None,
+        real: Bool[Array, "B T"],
+        dtype: DTypeLike,
+        key: Array | None,
+    ) -> Float[Array, "B T D"]:
+        x = params["table"][tokens].astype(dtype)
+        return normalize(params["norm"], x, self.spec.norm_epsilon)
+
+    def run_layers(
+        self,
+        params: Params,
+        x: Float[Array, "B T D"],
+        real: Bool[Array, "B T"],
+        keys: Array | None,
+    ) -> dict[str, Float[Array, "B T D"]]:
+        return _run_layers(self.spec, params, x, real, keys)
+
+    def classify(
+        self, params: Params, top: Float[Array, "B T D"], key: Array | None
+    ) -> Float[Array, "B T C"]:
+        spec = self.spec
+        y = ACTIVATIONS[spec.head_activation](dense(params["dense"], top))
+        y = normalize(params["norm"], y, spec.norm_epsilon)
+        return dense(params, dropout(y, spec.dropout, key))
 
 
 def _run_layers(
