@@ -32,7 +32,6 @@ class Arguments:
     sentences: int = 2000
     repeats: int = 3
     dtype: Literal["float32", "bfloat16"] = "float32"
-    token_budget: int = 8192
     only: Literal["all", "ours"] = "all"
 
 
@@ -69,7 +68,7 @@ def fill(given: Arguments) -> dict[str, float]:
             start = time.perf_counter()
             build_cache(
                 Path(folder) / name, store, np.arange(store.rows), build(spec), params, settings,
-                mesh=make_mesh(), token_budget=given.token_budget,
+                mesh=make_mesh(),
             )  # fmt: skip
             seconds.append(time.perf_counter() - start)
         written = sum(path.stat().st_size for path in Path(folder, "timed").rglob("*.npy"))
@@ -125,7 +124,7 @@ def main(given: Arguments) -> None:
         return
     ours = [
         sys.executable, __file__, "--only", "ours", "--sentences", str(given.sentences),
-        "--dtype", given.dtype, "--token-budget", str(given.token_budget),
+        "--dtype", given.dtype,
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         commands = {"xdistil_jax": ours, **peers(given, Path(folder))}

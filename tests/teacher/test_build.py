@@ -48,13 +48,14 @@ def test_only_real_tokens_are_stored(tmp_path):
 def test_one_compile_for_each_width(tmp_path):
     forward.clear_cache()
     build_toy(tmp_path, make_store(TEXT))
-    assert forward._cache_size() == len(padded_widths(SETTINGS.max_length)) == 3
+    shapes = forward._cache_size()
+    assert 3 < shapes <= len(padded_widths(SETTINGS.max_length)) == 9
     build_toy(tmp_path / "again", make_store(TEXT), params=make_params(1))
-    assert forward._cache_size() == 3
+    assert forward._cache_size() == shapes
     # A shard is rebuilt in the shapes that its plan was made for, whatever the budget is now.
     shutil.rmtree(tmp_path / SETTINGS.id / "shards" / "000001")
     build_toy(tmp_path, make_store(TEXT), token_budget=1600)
-    assert forward._cache_size() == 3
+    assert forward._cache_size() == shapes
 
 
 def test_new_sentences_cost_only_themselves(tmp_path):
