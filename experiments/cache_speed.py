@@ -40,9 +40,10 @@ def fill(given: Arguments) -> dict[str, float]:
     import jax
     import numpy as np
 
-    from xdistil_jax import DataSpec, EncoderSpec, load_corpus
+    from xdistil_jax import DataSpec, load_corpus
     from xdistil_jax.data.encode import encode
     from xdistil_jax.data.tokenizer import load_tokenizer
+    from xdistil_jax.models.encoder import EncoderSpec
     from xdistil_jax.models.functional import build
     from xdistil_jax.sharding import make_mesh
     from xdistil_jax.teacher.build import build_cache

@@ -50,7 +50,7 @@ EXPERIMENTS = [
 ]
 # Where and how to work.
 WITHOUT_EFFECT = {
-    *("name", "run.out", "run.save_every_s", "run.latency", "teacher.cache"),
+    *("name", "run.out", "run.save_every_s", "run.latency", "teacher.cache", "teacher.min_f1"),
 }
 
 

@@ -3,10 +3,8 @@
 from xdistil_jax import lazy
 
 _PUBLIC = {
-    "BiLSTMSpec": "models.bilstm",
     "Corpus": "data.corpus",
     "DataSpec": "data.corpus",
-    "EncoderSpec": "models.encoder",
     "EnsembleConfig": "experiment",
     "Experiment": "experiment",
     "OutputsWriter": "teacher.outputs",
@@ -33,7 +31,6 @@ _PUBLIC = {
     "load_test": "data.corpus",
     "plan": "distill.strategies",
     "prepare_teacher": "finetune",
-    "prepare_teachers": "finetune",
     "run": "pipeline",
     "unfreeze": "distill.stages",
 }

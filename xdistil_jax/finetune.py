@@ -61,7 +61,7 @@ def layer_name(config: TeacherConfig, spec: AnySpec) -> str:
     return f"layer_{number}"
 
 
-def prepare_teachers(session: Session, corpus: Corpus) -> Trained | Given | Ensemble:
+def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensemble:
     """The experiment's teacher, or all of its teachers as one.
 
     Raises:
@@ -85,7 +85,7 @@ def prepare_teachers(session: Session, corpus: Corpus) -> Trained | Given | Ense
     members = tuple(
         given_outputs(session, corpus, config)
         if config.outputs
-        else prepare_teacher(session, corpus, config)
+        else prepare_single(session, corpus, config)
         for config in configs
     )
     if len(members) == 1:
@@ -94,11 +94,9 @@ def prepare_teachers(session: Session, corpus: Corpus) -> Trained | Given | Ense
     return Ensemble(members, weights, identity)
 
 
-def prepare_teacher(
-    session: Session, corpus: Corpus, config: TeacherConfig | None = None
-) -> Trained:
+def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> Trained:
     """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
-    experiment, config = session.experiment, config or session.experiment.teacher
+    experiment = session.experiment
     tokenizer = _tokenizer(config, corpus)
     length = config.max_length
     train = encode(

@@ -9,7 +9,7 @@ from xdistil_jax.data.corpus import check_test, load_corpus
 from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.evaluation import can_tag, report_run, write_report
 from xdistil_jax.experiment import Experiment, Result, restore
-from xdistil_jax.finetune import prepare_teachers
+from xdistil_jax.finetune import prepare_teacher
 from xdistil_jax.report.metrics import Scores
 from xdistil_jax.session import Say, Session
 from xdistil_jax.student import distil
@@ -40,7 +40,7 @@ def run(
             corpus = load_corpus(experiment.data)
             if evaluate_test:
                 check_test(experiment.data)
-        teacher = prepare_teachers(session, corpus)
+        teacher = prepare_teacher(session, corpus)
         models = {"teacher": teacher} if can_tag(teacher) else {}
         folder, models["student"] = distil(session, corpus, teacher)
         report = report_run(session, folder, corpus, models, evaluate_test=evaluate_test)

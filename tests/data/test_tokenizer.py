@@ -249,9 +249,9 @@ def test_cut_removes_what_is_not_used_and_survives_saving(trained, tmp_path):
 def test_cut_refuses_what_it_cannot_do(trained):
     with pytest.raises(ValueError, match="piece 80 is not in"):
         cut_tokenizer(trained, [80])
-    merges = Tokenizer(tokenizers.Tokenizer(models.BPE({"a": 0}, [])), 0, 0, 0, 0)
-    with pytest.raises(ValueError, match="can't cut a BPE tokenizer"):
-        cut_tokenizer(merges, [0])
+    words = Tokenizer(tokenizers.Tokenizer(models.WordLevel({"a": 0}, "a")), 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="can't cut a WordLevel tokenizer: expected WordPiece, U"):
+        cut_tokenizer(words, [0])
 
 
 def test_complaints_name_what_is_wrong(tmp_path, monkeypatch):
