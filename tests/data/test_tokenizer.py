@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from xdistil_jax.data import tokenizer as module
@@ -56,6 +56,19 @@ def unigram(scores):
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.add_special_tokens(special)
+    module._frame(backend, 0, 2)
+    return module._wrap(backend, {}, "test")
+
+
+def byte_level(texts, vocab_size=330):
+    """RoBERTa's kind: BPE over bytes, which marks the space before a word."""
+    backend = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(texts, trainer)
     module._frame(backend, 0, 2)
     return module._wrap(backend, {}, "test")
 
@@ -221,6 +234,25 @@ def test_cut_unigram_cuts_seen_text_as_before(scores, seen, new):
     assert back(cut.pieces([seen]), kept) == full.pieces([seen])
     assert cut.unk_id not in cut.pieces([[new]])[0][0]
     assert kept[list(cut._special_ids)].tolist() == list(full._special_ids)
+
+
+BPE = byte_level(["abc abab cabc bcabab", "äb aäbc", "ababab bcbc"] * 3)
+
+
+@settings(deadline=None)
+@given(seen=st.lists(st.text("abcä", min_size=1, max_size=9)), new=st.text(min_size=1, max_size=9))
+def test_cut_bpe_cuts_seen_text_as_before(seen, new):
+    cut, kept = cut_tokenizer(BPE, used_ids(BPE, [seen]))
+    assert back(cut.pieces([seen]), kept) == BPE.pieces([seen])
+    assert kept[list(cut._special_ids)].tolist() == list(BPE._special_ids)
+    # Every byte is still there, so nothing is ever unknown.
+    assert cut.unk_id not in cut.pieces([[new]])[0][0]
+    assert cut.vocab_size < BPE.vocab_size or not seen or len(set("".join(seen))) > 2
+
+
+def test_words_of_bpe_get_the_space_before_them():
+    [[pieces]] = BPE.pieces([["abab"]])
+    assert "".join(map(BPE.backend.id_to_token, pieces)) == "Ġabab"
 
 
 def test_cost_of_the_unknown_survives_a_cut():

@@ -120,6 +120,7 @@ class Teacher:
     """Tables of the targets; row r's are multiplied by ``factor(r)``."""
 
     lookup = Lookup()
+    words_only = False
 
     def __init__(self, seed=0):
         keys = jax.random.split(jax.random.key(100 + seed))
