@@ -23,3 +23,11 @@ def shared_data() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not here")
     return SHARED.resolve()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Unload what a file has compiled: thousands of programs in one process would use up the
+    memory maps that Linux gives it (vm.max_map_count), and XLA then crashes."""
+    yield
+    jax.clear_caches()
