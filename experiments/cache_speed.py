@@ -53,8 +53,9 @@ def fill(given: Arguments) -> dict[str, float]:
     train = load_corpus(DataSpec(root=str(CORPUS.parent), languages=("en",))).train
     layer = f"layer_{LAYER}"
     spec = EncoderSpec(
-        tokenizer.vocab_size, 768, 12, 12, 3072, positions=512, classes=CLASSES, outputs=(layer,)
-    )
+        tokenizer.vocab_size, 768, 12, 12, 3072, positions=512, classes=CLASSES, outputs=(layer,),
+        stacked=jax.default_backend() != "cpu",
+    )  # fmt: skip
     params = build(spec).init(jax.random.key(0))
     settings = CacheSettings(
         "random", tokenizer.fingerprint, (layer,), MAX_LENGTH, dtype=given.dtype

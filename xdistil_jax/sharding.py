@@ -30,6 +30,11 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, model: int = 1) ->
     )
 
 
+def platform(mesh: Mesh) -> str:
+    """``cpu``, ``gpu`` or ``tpu``."""
+    return mesh.devices.flat[0].platform
+
+
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """Rows over ``data``; ``leading`` axes before them (steps of one call) are not split."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, "data"))

@@ -1,5 +1,6 @@
 """Building: nothing is computed twice or unasked, and a kill at any moment leaves no trace."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,14 +15,16 @@ import pytest
 from tests.teacher.toys import (
     LAYERS,
     SETTINGS,
+    SPEC,
     build_toy,
     contents,
     make_params,
     make_store,
     random_rows,
 )
+from xdistil_jax.models.layers import unstack_layers
 from xdistil_jax.teacher.forward import forward
-from xdistil_jax.teacher.manifest import list_caches
+from xdistil_jax.teacher.manifest import identify_teacher, list_caches
 from xdistil_jax.teacher.plan import padded_widths
 from xdistil_jax.teacher.shards import Ledger
 
@@ -49,7 +52,7 @@ def test_one_compile_for_each_width(tmp_path):
     forward.clear_cache()
     build_toy(tmp_path, make_store(TEXT))
     shapes = forward._cache_size()
-    assert 3 < shapes <= len(padded_widths(SETTINGS.max_length)) == 9
+    assert 3 < shapes <= len(padded_widths(SETTINGS.max_length, per_octave=16)) == 36
     build_toy(tmp_path / "again", make_store(TEXT), params=make_params(1))
     assert forward._cache_size() == shapes
     # A shard is rebuilt in the shapes that its plan was made for, whatever the budget is now.
@@ -215,3 +218,12 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(tmp_path):
     assert len({shards for _, _, shards, _ in lines}) >= 3
     for event in events:
         assert contents(tmp_path / str(event)) == contents(tmp_path / "whole")
+
+
+def test_a_teacher_is_known_whether_its_layers_are_stacked_or_not():
+    params, other = make_params(), make_params(1)
+    single = dataclasses.replace(SPEC, stacked=False)
+    stacked = identify_teacher(SPEC, params)
+    assert identify_teacher(single, unstack_layers(params)) == stacked
+    assert identify_teacher(SPEC, other) != stacked
+    assert identify_teacher(dataclasses.replace(SPEC, heads=4), params) != stacked

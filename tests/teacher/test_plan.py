@@ -10,27 +10,27 @@ from hypothesis import strategies as st
 from xdistil_jax.teacher.plan import cut_batches, padded_widths
 
 
-@given(st.integers(4, 2000))
-def test_widths_are_few_and_reach_the_maximum(max_length):
-    widths = padded_widths(max_length)
-    assert len(widths) <= 8 + 4 * max(0, np.ceil(np.log2(max_length / 32)))
+@given(st.integers(4, 2000), st.sampled_from([4, 8, 16]))
+def test_widths_are_few_and_reach_the_maximum(max_length, per_octave):
+    widths = padded_widths(max_length, per_octave=per_octave)
+    assert len(widths) <= per_octave * max(1, np.ceil(np.log2(max_length / 16)) + 1)
     assert list(widths) == sorted(set(widths))
     assert widths[-1] == max_length
-    assert all(width % 4 == 0 for width in widths[:-1])
-    # A row is padded by three pieces at most, or by a quarter of its length.
-    assert all(b - a <= max(4, a / 4) for a, b in pairwise(widths))
+    # A row is padded by as many pieces at most as a share of its length, or of 16 pieces.
+    assert all(b - a <= max(16, a) / per_octave for a, b in pairwise(widths))
 
 
 @pytest.mark.parametrize(
-    ("max_length", "widths"),
+    ("max_length", "per_octave", "widths"),
     [
-        (8, (4, 8)),
-        (50, (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 50)),
-        (150, (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 150)),
+        (8, 4, (4, 8)),
+        (50, 4, (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 50)),
+        (150, 4, (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 150)),
+        (50, 16, (*range(1, 32), *range(32, 50, 2), 50)),
     ],
 )
-def test_widths_that_are_known(max_length, widths):
-    assert padded_widths(max_length) == widths
+def test_widths_that_are_known(max_length, per_octave, widths):
+    assert padded_widths(max_length, per_octave=per_octave) == widths
 
 
 @given(
@@ -62,8 +62,10 @@ def test_cutting_goes_on_at_the_boundary_of_a_batch():
     assert moved == cuts[7:]
 
 
-def test_padding_stays_small():
+@pytest.mark.parametrize(("per_octave", "bound"), [(4, 1.2), (16, 1.06)])
+def test_padding_stays_small(per_octave, bound):
     lengths = np.sort(np.random.default_rng(0).gamma(4, 5, 20_000).astype(int) + 3)[::-1]
-    cuts = cut_batches(np.minimum(lengths, 128), padded_widths(128), token_budget=8192, multiple=8)
+    widths = padded_widths(128, per_octave=per_octave)
+    cuts = cut_batches(np.minimum(lengths, 128), widths, token_budget=8192, multiple=8)
     padded = sum(cut.size * cut.width for cut in cuts)
-    assert padded < 1.2 * np.minimum(lengths, 128).sum()
+    assert padded < bound * np.minimum(lengths, 128).sum()

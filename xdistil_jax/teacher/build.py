@@ -3,7 +3,8 @@
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Int, Shaped
 from xdistil_jax import sharding
 from xdistil_jax.models.functional import Functional
 from xdistil_jax.teacher.cache import TeacherCache, bind
-from xdistil_jax.teacher.forward import Pass, Rows, Work
+from xdistil_jax.teacher.forward import Encoded, Pass, Rows, Work
 from xdistil_jax.teacher.manifest import (
     CacheSettings,
     has_manifest,
@@ -29,7 +30,9 @@ from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
 from xdistil_jax.types import Params
 
 SHARD_BYTES = 40 << 20
-_TOKEN_BUDGET, _TOKEN_BUDGET_CPU = 16384, 1024
+# (padded pieces of a batch, widths an octave): a CPU computes small batches as fast as large ones
+# and compiles in half a second, so it had better pad less.
+_SHAPES, _SHAPES_CPU = (16384, 4), (512, 16)
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
 
@@ -50,7 +53,7 @@ def build_cache(
 ) -> TeacherCache:
     """The cache of ``settings`` in ``root``, with what it lacks of ``rows`` computed and added.
 
-    No other row is read. ``token_budget`` is a batch's padded pieces (None: 1,024 on a CPU, where
+    No other row is read. ``token_budget`` is a batch's padded pieces (None: 512 on a CPU, where
     larger ones only add padding, 16,384 on an accelerator). ``only`` is the id, or the start of
     it, of the one cache that will do.
 
@@ -61,9 +64,9 @@ def build_cache(
     """
     root = Path(root)
     folder = root / settings.id
-    if token_budget is None:
-        platform = mesh.devices.flat[0].platform
-        token_budget = _TOKEN_BUDGET_CPU if platform == "cpu" else _TOKEN_BUDGET
+    default_budget, per_octave = _SHAPES_CPU if sharding.platform(mesh) == "cpu" else _SHAPES
+    widths = padded_widths(settings.max_length, per_octave=per_octave)
+    token_budget = default_budget if token_budget is None else token_budget
     if only is not None:
         refuse_misfit(root, settings, only)
     rows = _check_rows(store, rows, settings)
@@ -81,9 +84,9 @@ def build_cache(
             # Damage is said before a long pass, not after it.
             bind(ledger, settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
             teacher = Pass(store, functional, sharding.replicate(params, mesh), settings, mesh)
-            works = _plan(ledger, teacher, row_keys, lacking, token_budget, shard_bytes)
-            say(_announce(root, ledger, teacher, works))
-            _fill(ledger, teacher, row_keys, works)
+            works = _plan(ledger, teacher, row_keys, lacking, widths, token_budget, shard_bytes)
+            say(_announce(root, ledger, settings, works))
+            _fill(ledger, teacher, row_keys, works, say)
         return bind(_read(folder), settings, row_keys, rows)
 
 
@@ -131,12 +134,12 @@ def _plan(
     teacher: Pass,
     row_keys: Shaped[np.ndarray, "R"],
     lacking: Int[np.ndarray, "M"],
+    widths: tuple[int, ...],
     token_budget: int,
     shard_bytes: int,
 ) -> list[Work]:
     """The batches to compute: those of plans that were cut short, then those of a new plan."""
     lengths, multiple = teacher.store.lengths, teacher.mesh.shape["data"]
-    widths = padded_widths(teacher.settings.max_length)
     _, left = claim(ledger, row_keys[lacking])
     if left.any():
         # Longest first: should memory not do, it shows in the first batch.
@@ -162,16 +165,12 @@ def _plan(
     return works
 
 
-def _announce(root: Path, ledger: Ledger, teacher: Pass, works: list[Work]) -> str:
-    """What is about to be built, how long it will take, and why no other cache would do."""
-    settings = teacher.settings
+def _announce(root: Path, ledger: Ledger, settings: CacheSettings, works: list[Work]) -> str:
+    """What is about to be built, and why no other cache would do."""
     message = f"{label(settings.id)}: building {sum(len(work.rows) for work in works):,} rows"
     if len(ledger.key):
         message += f" beside {len(ledger.key):,}"
-    if len(works) >= _WORTH_TIMING:
-        padded = [work.cut.size * work.cut.width for work in works]
-        message += f", about {_duration(teacher.seconds(works[0]) * sum(padded) / padded[0])}"
-    if not len(ledger.key) and (other := nearest(root, settings)) is not None:
+    elif (other := nearest(root, settings)) is not None:
         message += f"; differs from {other[0][:6]} in {', '.join(other[1])}"
     return message
 
@@ -184,10 +183,15 @@ def _duration(seconds: float) -> str:
 
 
 def _fill(
-    ledger: Ledger, teacher: Pass, row_keys: Shaped[np.ndarray, "R"], works: list[Work]
+    ledger: Ledger,
+    teacher: Pass,
+    row_keys: Shaped[np.ndarray, "R"],
+    works: list[Work],
+    say: Callable[[str], None],
 ) -> None:
     """Compute batch after batch; write a shard as soon as it has all of its own."""
-    for number, group in itertools.groupby(teacher.run(works), lambda done: done[0].shard):
+    timed = _timed(teacher.run(works), works, teacher.settings, say)
+    for number, group in itertools.groupby(timed, lambda done: done[0].shard):
         done = list(group)
         rows = np.concatenate([work.rows for work, _ in done])
         record = np.empty(len(rows), ROW)
@@ -197,3 +201,22 @@ def _fill(
         path = ledger.folder / "shards" / f"{number:06d}" / "shard.json"
         facts = {"rows": len(rows), "tokens": int(record["length"].sum())}
         Sealed.write(path, {**arrays, "rows": record}, facts)
+
+
+def _timed(
+    batches: Iterator[Encoded],
+    works: list[Work],
+    settings: CacheSettings,
+    say: Callable[[str], None],
+) -> Iterator[Encoded]:
+    """``batches`` as they are; says, after the first few, how long the others will take."""
+    padded = np.array([work.cut.size * work.cut.width for work in works])
+    started = 0.0
+    for number, batch in enumerate(batches, 1):
+        if number == 1:
+            # What lies before is the compilation.
+            started = time.perf_counter()
+        if number == _WORTH_TIMING:
+            rate = padded[1:number].sum() / (time.perf_counter() - started)
+            say(f"{label(settings.id)}: about {_duration(padded[number:].sum() / rate)} to go")
+        yield batch

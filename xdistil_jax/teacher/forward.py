@@ -1,6 +1,5 @@
 """The teacher's forward pass over rows of a store: sharded, jitted, one batch ahead of the host."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +43,10 @@ class Work(NamedTuple):
     cut: Cut
 
 
+Encoded = tuple[Work, dict[str, np.ndarray]]
+"""A batch and the arrays of its real tokens, by their names on disk."""
+
+
 @partial(jax.jit, static_argnames=("functional", "layers", "dtype"))
 def forward(
     params: Params,
@@ -78,7 +81,7 @@ class Pass:
     settings: CacheSettings
     mesh: Mesh
 
-    def run(self, works: Iterable[Work]) -> Iterator[tuple[Work, dict[str, np.ndarray]]]:
+    def run(self, works: Iterable[Work]) -> Iterator[Encoded]:
         """Batch after batch; the devices compute the next one while the host encodes this one."""
         ahead = None
         for work in works:
@@ -88,13 +91,6 @@ class Pass:
             ahead = started
         if ahead is not None:
             yield ahead[0], self._fetch(*ahead)
-
-    def seconds(self, work: Work) -> float:
-        """How long one batch takes, its compilation excluded."""
-        jax.block_until_ready(self._launch(work))
-        start = time.perf_counter()
-        jax.block_until_ready(self._launch(work))
-        return time.perf_counter() - start
 
     def bytes_per_token(self) -> int:
         """What one token takes on disk."""

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from xdistil_jax.files import write_atomic
 from xdistil_jax.models.functional import Spec
+from xdistil_jax.models.layers import unstack_layers
 from xdistil_jax.models.tensors import fingerprint
 from xdistil_jax.teacher.codec import CODECS
 from xdistil_jax.teacher.shards import CacheDamaged, Ledger, canonical, digest
@@ -63,7 +64,12 @@ class CacheSettings:
 
 
 def identify_teacher(spec: Spec, params: Params) -> str:
-    """``CacheSettings.teacher``: a fingerprint of the weights and of what is done with them."""
+    """``CacheSettings.teacher``: a fingerprint of the weights and of what is done with them.
+
+    The same whether layers are stacked or not.
+    """
+    if getattr(spec, "stacked", False):
+        spec, params = replace(spec, stacked=False), unstack_layers(params)
     return digest([fingerprint(params), repr(spec)])
 
 

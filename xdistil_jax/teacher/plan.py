@@ -21,15 +21,17 @@ class Cut(NamedTuple):
     width: int
 
 
-def padded_widths(max_length: int) -> tuple[int, ...]:
-    """Every fourth width up to 32, then four an octave, up to ``max_length`` itself.
+def padded_widths(max_length: int, *, per_octave: int = 4) -> tuple[int, ...]:
+    """Widths of batches, ``per_octave`` (4, 8 or 16) to each doubling, up to ``max_length`` itself.
 
-    Most sentences are short: with steps of 16 a 13-piece sentence wastes a quarter. A teacher may
-    have no position beyond the maximum.
+    Below 16 the steps are no finer: most sentences are short, and each width is a program. A
+    teacher may have no position beyond the maximum.
     """
-    widths = list(range(4, 33, 4))
+    finest = 16 // per_octave
+    widths = [finest]
     while widths[-1] < max_length:
-        widths.append(widths[-1] + (1 << widths[-1].bit_length() - 3))
+        octave = 1 << widths[-1].bit_length() - 1
+        widths.append(widths[-1] + max(finest, octave // per_octave))
     return (*(width for width in widths if width < max_length), max_length)
 
 
