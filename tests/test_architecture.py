@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Design.md, section 2: a room may import from lower numbers. Equal numbers are neighbours that
 # don't know each other.
 RANKS = {
-    **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation"), 0),
+    **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation", "chips"), 0),
     **dict.fromkeys(("trees", "scoring"), 1),
     "sharding": 2,
     **dict.fromkeys(("data", "models"), 3),
@@ -22,12 +22,12 @@ RANKS = {
     "distill": 5,
     **dict.fromkeys(("report", "deploy"), 6),
     "experiment": 7,
-    "session": 8,
-    **dict.fromkeys(("evaluation", "training"), 9),
+    **dict.fromkeys(("session", "estimate"), 8),
+    **dict.fromkeys(("evaluation", "training", "counting"), 9),
     "finetune": 10,
     "student": 11,
-    "pipeline": 12,
-    "quickstart": 13,
+    **dict.fromkeys(("pipeline", "sizing"), 12),
+    **dict.fromkeys(("quickstart", "planning"), 13),
     "cli": 14,
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
@@ -51,7 +51,7 @@ HOMES = {
 WITHOUT_JAX = (
     *("labels.py", "text.py", "files.py", "lazy.py", "data/", "deploy/"),
     # So that `xdistil plan` touches no device.
-    *("experiment.py", "distill/stages.py", "distill/strategies.py"),
+    *("experiment.py", "estimate.py", "chips.py", "distill/stages.py", "distill/strategies.py"),
 )
 TRAIN_ONLY = (
     *("jax", "jaxlib", "flax", "optax", "orbax", "transformers", "datasets", "seqeval", "tyro"),

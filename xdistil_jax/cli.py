@@ -1,18 +1,18 @@
 """``xdistil``: the commands. The only place that prints, exits and handles signals."""
 
 import difflib
-import importlib.util
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from xdistil_jax.lazy import TRAIN
+from xdistil_jax.planning import load_experiment, plan_options, plan_texts
 
 if TYPE_CHECKING:
     from xdistil_jax.distill.loop import StopFlag
@@ -24,7 +24,7 @@ usage: xdistil COMMAND ...
   quickstart                      the whole pipeline on the embedded corpus
   distil --train F --dev F ...    a student from your own files
   run FILE [STRATEGY] ...         an experiment file, every field overridable
-  plan [FILE] [STRATEGY] ...      print the stages; touches no device
+  plan [FILE] [STRATEGY] ...      print the stages, costs, students that fit
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
   cache ls|rm [ID] [--out DIR]    the teacher caches
@@ -223,32 +223,6 @@ def _refuse_typos(arguments: Sequence[str]) -> None:
             sys.exit(f"xdistil distil: no option {flag}{_nearest(flag, known)}")
 
 
-def load_experiment(path: str) -> Callable[[str | None], "Experiment"]:
-    """The ``experiment`` of a Python file: strategy (None: its own choice) -> Experiment.
-
-    Raises:
-        FileNotFoundError: with the files that are there.
-        ValueError: if the file defines no ``experiment``.
-    """
-    from xdistil_jax.experiment import Experiment
-
-    file = Path(path)
-    if not file.is_file():
-        there = ", ".join(sorted(str(each) for each in file.parent.glob("*.py"))) or "no .py file"
-        raise FileNotFoundError(f"{file} is not there; in its folder there is {there}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(file.parent))
-    chosen = getattr(module, "experiment", None)
-    if not isinstance(chosen, Experiment):
-        raise ValueError(f"{file} defines no `experiment` that is an Experiment")
-    return lambda strategy: chosen if strategy is None else replace(chosen, strategy=strategy)
-
-
 def _chosen(arguments: list[str], command: str) -> "Experiment":
     """[FILE] [STRATEGY] and overrides -> Experiment."""
     from xdistil_jax.experiment import Experiment
@@ -280,10 +254,12 @@ def _run(arguments: list[str]) -> None:
 
 
 def _plan(arguments: list[str]) -> None:
-    chosen = _chosen(arguments, "plan")
-    from xdistil_jax.distill.stages import describe
-
-    print(f"{chosen.name}, {chosen.strategy}\n\n{describe(chosen.plan())}")
+    options = plan_options()
+    given, rest = options.parse_known_args(arguments)
+    if {"-h", "--help"} & set(rest):
+        print(options.format_help().partition("\n\n")[2])
+    for text in plan_texts(_chosen(rest, "plan"), given):
+        print(text, flush=True)
 
 
 @dataclass(frozen=True)

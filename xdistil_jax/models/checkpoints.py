@@ -101,6 +101,22 @@ def load_encoder(
     return LoadedEncoder(spec, unflatten(flat), kept)
 
 
+def read_config_spec(
+    name_or_folder: str | Path, classes: int, *, revision: str | None = None
+) -> AnySpec:
+    """The encoder that a checkpoint's config.json describes; weights are neither read nor fetched.
+
+    Raises:
+        CheckpointError: naming the file, or the name that the hub doesn't have.
+    """
+    path = _find_folder(name_or_folder, revision, ("config.json",)) / "config.json"
+    config = _read_config(path)
+    try:
+        return families.read_spec(config, classes)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def save_encoder(folder: str | Path, spec: AnySpec, params: Params, labels: Sequence[str]) -> None:
     """Write a folder that ``AutoModelForTokenClassification.from_pretrained`` and we can load.
 
@@ -202,7 +218,11 @@ def _plain_name(name: str, prefix: str) -> str:
     return name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")
 
 
-def _find_folder(name_or_folder: str | Path, revision: str | None) -> Path:
+def _find_folder(
+    name_or_folder: str | Path,
+    revision: str | None,
+    patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt"),
+) -> Path:
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
@@ -215,9 +235,9 @@ def _find_folder(name_or_folder: str | Path, revision: str | None) -> Path:
     try:
         import huggingface_hub
 
-        patterns = ["*.json", "*.safetensors", "*.txt"]
+        wanted = list(patterns)
         return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
         )
     except Exception as error:  # the hub's client raises its own, the HTTP library's and OS errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

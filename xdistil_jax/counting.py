@@ -1,0 +1,153 @@
+"""What there is to compute: the text of an experiment, counted, and the sizes of its models.
+
+Reads text, a tokenizer and config.json; touches no device.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from xdistil_jax.data.batches import choose_widths
+from xdistil_jax.data.corpus import Corpus, Sentence, load_corpus
+from xdistil_jax.data.encode import encode_in_memory, piece_counts
+from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.estimate import Counts, StudentSizes, TeacherSizes, Text
+from xdistil_jax.experiment import Experiment, TeacherConfig
+from xdistil_jax.models.checkpoints import read_config_spec
+from xdistil_jax.models.deberta import DebertaSpec
+from xdistil_jax.models.modernbert import ModernBertSpec
+from xdistil_jax.teacher.plan import padded_widths
+
+# Where the tokenizer isn't here: mBERT's has 1.73 pieces a word on 20,000 sentences of WikiAnn in
+# ten languages, from 1.38 (English) to 3.00 (Tamil).
+PIECES_A_WORD = 1.7
+# For students of no text: the pieces of mBERT that the paper's has, and our tags.
+USUAL_VOCAB, USUAL_CLASSES, USUAL_WIDTH = 88_500, 7, 768
+
+
+def count_text(experiment: Experiment) -> Counts:
+    """Read the corpus and cut it as the teacher would, or guess where its tokenizer isn't here.
+
+    Raises:
+        data.corpus.CorpusError: for text that can't be read.
+    """
+    corpus, config = load_corpus(experiment.data), experiment.teacher
+    tokenizer = _local_tokenizer(config, corpus)
+    if tokenizer is None:
+        return _guess(experiment, corpus)
+    return _count(experiment, corpus, tokenizer)
+
+
+def _local_tokenizer(config: TeacherConfig, corpus: Corpus) -> Tokenizer | None:
+    name = config.tokenizer or config.checkpoint
+    if not name:
+        return train_tokenizer([*corpus.train, *corpus.transfer], config.vocab_size)
+    return load_tokenizer(name) if Path(name).exists() else None
+
+
+def _count(experiment: Experiment, corpus: Corpus, tokenizer: Tokenizer) -> Counts:
+    length, student = experiment.teacher.max_length, experiment.student
+    train, transfer = (
+        encode_in_memory(part, tokenizer, max_length=length)
+        for part in (corpus.train, corpus.transfer)
+    )
+    hashes = np.concatenate([train.row_hashes(), transfer.row_hashes()])
+    lengths = np.concatenate([train.lengths, transfer.lengths])
+    _, first = np.unique(hashes, axis=0, return_index=True)
+    used = np.flatnonzero(piece_counts([train, transfer], tokenizer.vocab_size))
+    vocab = cut_tokenizer(tokenizer, used)[0].vocab_size
+    return Counts(
+        _in_buckets(train.lengths, experiment.run.buckets),
+        _in_buckets(transfer.lengths, experiment.run.buckets),
+        _in_widths(lengths[first], padded_widths(length)),
+        min(vocab, student.vocab_size or vocab), len(corpus.tagset), "counted",
+    )  # fmt: skip
+
+
+def _guess(experiment: Experiment, corpus: Corpus) -> Counts:
+    def lengths(sentences: Iterable[Sentence]) -> Int[np.ndarray, "R"]:
+        words = np.array([len(sentence.words) for sentence in sentences], np.int64)
+        whole = np.rint(words * PIECES_A_WORD).astype(np.int64) + 2
+        return np.minimum(whole, experiment.teacher.max_length)
+
+    distinct = {sentence.words: sentence for sentence in (*corpus.train, *corpus.transfer)}
+    return Counts(
+        _in_buckets(lengths(corpus.train), experiment.run.buckets),
+        _in_buckets(lengths(corpus.transfer), experiment.run.buckets),
+        _in_widths(lengths(distinct.values()), padded_widths(experiment.teacher.max_length)),
+        experiment.student.vocab_size or USUAL_VOCAB, len(corpus.tagset),
+        f"guessed: {PIECES_A_WORD:g} pieces a word, the teacher's tokenizer is not here",
+    )  # fmt: skip
+
+
+def _in_buckets(lengths: Int[np.ndarray, "R"], count: int) -> Text:
+    return _in_widths(lengths, choose_widths(lengths, count) if len(lengths) else (1,))
+
+
+def _in_widths(lengths: Int[np.ndarray, "R"], widths: Sequence[int]) -> Text:
+    own = np.asarray(widths, np.int64)[np.searchsorted(widths, lengths)]
+    slots = int(own.sum())
+    mean = float((own * own).sum()) / slots if slots else 0.0
+    return Text(len(lengths), int(lengths.sum()), slots, mean)
+
+
+def teacher_sizes(config: TeacherConfig, counts: Counts) -> TeacherSizes | None:
+    """The sizes of a teacher; None where only its outputs are there.
+
+    Raises:
+        models.checkpoints.CheckpointError: for a checkpoint without a config.json that we know.
+    """
+    if config.outputs:
+        return None
+    if not config.checkpoint:
+        return TeacherSizes(
+            "teacher", config.vocab_size, config.width, config.layers, config.feed_forward
+        )
+    spec = read_config_spec(config.checkpoint, counts.classes, revision=config.revision or None)
+    relative = isinstance(spec, DebertaSpec) and spec.relative
+    return TeacherSizes(
+        Path(config.checkpoint).name,
+        counts.vocab if config.tokenizer else spec.vocab_size,
+        spec.width,
+        min(config.keep_layers or spec.layers, spec.layers),
+        spec.feed_forward,
+        products=3 if isinstance(spec, ModernBertSpec) else 2,
+        places=2 * spec.span * len(spec.kinds) if relative else 0,
+        embedding_width=getattr(spec, "embedding_width", 0),
+        fine_tuned=config.fine_tune,
+    )
+
+
+def student_sizes(
+    experiment: Experiment, counts: Counts, teachers: Sequence[TeacherSizes | None]
+) -> StudentSizes:
+    """The sizes of the student, in training; ``teachers`` are those of the experiment, in order."""
+    config, ensemble, lead = experiment.student, experiment.ensemble, teachers[0]
+    widths = [experiment.teacher.width if each is None else each.width for each in teachers]
+    width = widths[0] if ensemble.states == "first" else ensemble.width or sum(widths)
+    source = 0
+    if config.embedding == "projected" and lead is not None:
+        source = lead.embedding_width or lead.width
+    return StudentSizes(
+        counts.vocab, config.embed, config.hidden, width, counts.classes, config.head_on, source
+    )
+
+
+def frame(experiment: Experiment) -> tuple[StudentSizes, str]:
+    """What is given of a student whatever its E and H, and from where.
+
+    Of the experiment's text and teacher, or the usual sizes where it names no text.
+    """
+    config, data = experiment.student, experiment.data
+    if not (data.train or data.root or data.synthetic):
+        vocab = config.vocab_size or USUAL_VOCAB
+        usual = StudentSizes(
+            vocab, config.embed, config.hidden, USUAL_WIDTH, USUAL_CLASSES, config.head_on
+        )
+        return usual, "no text given: usual sizes"
+    counts = count_text(experiment)
+    configs = (experiment.teacher, *experiment.ensemble.teachers)
+    sizes = student_sizes(experiment, counts, [teacher_sizes(each, counts) for each in configs])
+    return sizes, counts.how

@@ -1,0 +1,174 @@
+"""What `xdistil plan` says: the experiment of a file, what it will take, which students fit.
+
+What needs more than the base install is imported where it is asked for.
+"""
+
+import argparse
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xdistil_jax.chips import Chip
+    from xdistil_jax.estimate import Counts, Estimate
+    from xdistil_jax.experiment import Experiment
+
+
+def load_experiment(path: str) -> "Callable[[str | None], Experiment]":
+    """The ``experiment`` of a Python file: strategy (None: its own choice) -> Experiment.
+
+    Raises:
+        FileNotFoundError: with the files that are there.
+        ValueError: if the file defines no ``experiment``.
+    """
+    from xdistil_jax.experiment import Experiment
+
+    file = Path(path)
+    if not file.is_file():
+        there = ", ".join(sorted(str(each) for each in file.parent.glob("*.py"))) or "no .py file"
+        raise FileNotFoundError(f"{file} is not there; in its folder there is {there}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
+    chosen = getattr(module, "experiment", None)
+    if not isinstance(chosen, Experiment):
+        raise ValueError(f"{file} defines no `experiment` that is an Experiment")
+    return lambda strategy: chosen if strategy is None else replace(chosen, strategy=strategy)
+
+
+def plan_options() -> argparse.ArgumentParser:
+    """The options of `xdistil plan` that are no fields of an experiment."""
+    parser = argparse.ArgumentParser("xdistil plan", add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("plan options, beside the fields of the experiment below")
+    group.add_argument("--estimate", action="store_true", help="what it will take; reads the text")
+    group.add_argument("--chip", default="v5e", help="for --estimate: a chip of the table")
+    group.add_argument("--chips", type=int, default=1, help="how many")
+    group.add_argument(
+        "--prices", default="", help="a table of your own, as xdistil_jax/chips.json"
+    )
+    group.add_argument("--max-mb", type=float, help="students of at most so many megabytes")
+    group.add_argument("--max-ms", type=float, help="and milliseconds, at 1 × 32 pieces here")
+    return parser
+
+
+def plan_texts(experiment: "Experiment", given: argparse.Namespace) -> Iterator[str]:
+    """The stages and what was asked for beside them, each as soon as it is known.
+
+    Raises:
+        ValueError: for a chip or a table of prices that can't be used.
+    """
+    from xdistil_jax.distill.stages import describe
+
+    yield f"{experiment.name}, {experiment.strategy}\n\n{describe(experiment.plan())}"
+    if given.estimate:
+        from xdistil_jax.chips import read_chip
+
+        yield f"\n{estimate_text(experiment, read_chip(given.chip, given.prices), given.chips)}"
+    if given.max_mb is not None or given.max_ms is not None:
+        limits = (math.inf if each is None else each for each in (given.max_mb, given.max_ms))
+        yield from _student_texts(experiment, *limits)
+
+
+def _student_texts(experiment: "Experiment", max_mb: float, max_ms: float) -> Iterator[str]:
+    from xdistil_jax import sizing
+    from xdistil_jax.counting import frame
+    from xdistil_jax.models.bilstm import BiLSTMSpec
+
+    sizes, how = frame(experiment)
+    spec = BiLSTMSpec(
+        sizes.vocab, teacher_width=sizes.teacher_width, classes=sizes.classes,
+        projection=experiment.student.projection, head_on=sizes.head_on,
+    )  # fmt: skip
+    yield (
+        f"\n{len(sizing.SIZES)} students of {sizes.vocab:,} pieces and width {sizes.teacher_width} "
+        f"({how}), timed at 1 × 32 in fp32:"
+    )
+    yield table(sizing.describe(list(sizing.candidates(spec, sizing.SIZES)), max_mb, max_ms))
+
+
+def estimate_text(experiment: "Experiment", chip: "Chip", chips: int) -> str:
+    """What the experiment will take, as tables for people.
+
+    Raises:
+        ValueError: for a number of chips below 1.
+    """
+    from xdistil_jax.counting import count_text, student_sizes, teacher_sizes
+    from xdistil_jax.estimate import estimate
+
+    if chips < 1:
+        raise ValueError(f"--chips {chips}: expected 1 or more")
+    counts = count_text(experiment)
+    configs = (experiment.teacher, *experiment.ensemble.teachers)
+    teachers = [teacher_sizes(config, counts) for config in configs]
+    student = student_sizes(experiment, counts, teachers)
+    known = tuple(each for each in teachers if each is not None)
+    found = estimate(experiment, counts, known, student, chip, chips)
+    return "\n\n".join(
+        (_text_part(counts), _store_part(found, chip), _time_part(found, chip, chips))
+    )
+
+
+def _text_part(counts: "Counts") -> str:
+    rows = [("text", "rows", "pieces", "with padding")]
+    named = (("train", counts.train), ("transfer", counts.transfer), ("distinct", counts.distinct))
+    rows += [(name, f"{t.rows:,}", f"{t.tokens:,}", f"{t.slots:,}") for name, t in named]
+    more = f"{counts.how}; the student keeps {counts.vocab:,} pieces; {counts.classes} tags"
+    return f"{table(rows)}\n{more}"
+
+
+def _store_part(found: "Estimate", chip: "Chip") -> str:
+    rows = [("cache", "GB")]
+    rows += [(name, f"{size / 1e9:.2f}") for name, size in found.cache_bytes.items()]
+    return (
+        f"{table(rows)}\n"
+        f"host memory: at least {found.host_bytes / 1e9:.2f} GB for text and a teacher on its way; "
+        "the cache is read from disk, fastest where it fits the memory that is left\n"
+        f"chip memory: {found.chip_bytes / 1e9:.2f} of {chip.hbm_gb:g} GB for parameters, moments"
+    )
+
+
+def _time_part(found: "Estimate", chip: "Chip", chips: int) -> str:
+    def money(hours: float) -> str:
+        return "?" if chip.usd_per_hour is None else f"{hours * chip.usd_per_hour:.2f}"
+
+    rows = [("phase", "slots, millions", "PFLOP", "chip-hours", "hours", "$")]
+    total = sum(phase.chip_hours for phase in found.phases)
+    whole = ("all", "", f"{sum(p.flops for p in found.phases) / 1e15:.3f}", total)
+    own = (
+        (p.name, f"{p.slots / 1e6:.1f}", f"{p.flops / 1e15:.3f}", p.chip_hours)
+        for p in found.phases
+    )
+    for name, slots, flops, hours in (*own, whole):
+        rows.append((name, slots, flops, f"{hours:.4f}", f"{hours / chips:.4f}", money(hours)))
+    price = "unknown" if chip.usd_per_hour is None else f"${chip.usd_per_hour:g} an hour"
+    cache = "no stage reads the teacher"
+    if found.pays_from is not None:
+        cache = (
+            f"the cache beats the teacher inside the step from {found.pays_from} student"
+            f"{'s' if found.pays_from > 1 else ''} on: inside, each student costs "
+            f"{found.inside:.4f} chip-hours more"
+        )
+    return (
+        f"{table(rows)}\n{cache}\n"
+        f"{chips} × {chip.name} at {price} a chip; assumed utilisation: encoder "
+        f"{chip.encoder_utilisation:.0%}, student {chip.student_utilisation:.0%} "
+        f"({chip.source})\n"
+        "Stages may stop earlier; evaluation, compilation, input and the steps of the recurrence "
+        "waiting for each other are not counted"
+    )
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """First column to the left, the others to the right."""
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join((row[0].ljust(sizes[0]), *map(str.rjust, row[1:], sizes[1:]))) for row in rows
+    )
