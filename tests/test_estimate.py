@@ -91,6 +91,9 @@ def test_where_the_head_reads_the_bilstm_its_input_is_not_the_projection():
     # Forward, and the gradients of both weights: nothing below is trained.
     extra = 2 * (32 * 256 + 2 * 128 * 192)
     assert sizes.step(both) == sizes.forward() + extra
+    # The inputs of both, and both gradients of the recurrence.
+    extra += 2 * 2 * 8 * 128 * (64 + 128)
+    assert sizes.step(frozenset({"bilstm"})) == sizes.forward() + extra
 
 
 def test_bytes_a_token_are_the_codecs():
