@@ -72,7 +72,7 @@ def test_the_table_of_prices_is_the_users(printed, tmp_path):
     given = ("plan", "d0-s", "--estimate", *SMALL)
     ours, own = printed(*given), printed(*given, "--prices", str(tmp_path / "mine.json"))
     assert "$3.6e+07 an hour" in own
-    assert "student 0%" in own
+    assert "student 0.05%" in own
     assert column(own, "1 ce", 5 - 1) > 1 > column(ours, "1 ce", 5 - 1)
     table["chips"]["v5e"]["usd_per_hour"] = None
     (tmp_path / "mine.json").write_text(json.dumps(table))

@@ -28,9 +28,9 @@ USUAL_VOCAB, USUAL_CLASSES, USUAL_WIDTH = 88_500, 7, 768
 
 
 def count_text(experiment: Experiment) -> Counts:
-    """Read the corpus and cut it as the (first) teacher would, or guess if its tokenizer isn't here.
+    """Read the corpus and cut it as the teacher would, or guess where its tokenizer isn't here.
 
-    Teacher and student are taken to cut alike.
+    All teachers and the student are taken to cut as the first teacher does.
 
     Raises:
         data.corpus.CorpusError: for text that can't be read.

@@ -159,7 +159,7 @@ def _time_part(found: "Estimate", chip: "Chip", chips: int) -> str:
     return (
         f"{table(rows)}\n{cache}\n"
         f"{chips} × {chip.name} at {price} a chip; assumed utilisation: encoder "
-        f"{chip.encoder_utilisation:.0%}, student {chip.student_utilisation:.0%} "
+        f"{100 * chip.encoder_utilisation:g}%, student {100 * chip.student_utilisation:g}% "
         f"({chip.source})\n"
         "Stages may stop earlier; evaluation, compilation, input and the steps of the recurrence "
         "waiting for each other are not counted"
