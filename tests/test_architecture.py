@@ -14,9 +14,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Design.md, section 2: a room may import from lower numbers. Equal numbers are neighbours that
 # don't know each other.
 RANKS = {
-    **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation"), 0),
+    **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation", "launch"), 0),
     **dict.fromkeys(("trees", "scoring"), 1),
-    "sharding": 2,
+    **dict.fromkeys(("sharding", "hosts"), 2),
     **dict.fromkeys(("data", "models"), 3),
     "teacher": 4,
     "distill": 5,
@@ -29,6 +29,7 @@ RANKS = {
     "pipeline": 12,
     "quickstart": 13,
     "cli": 14,
+    "__main__": 15,
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
 HOMES = {
@@ -39,7 +40,8 @@ HOMES = {
     "huggingface_hub": ("models/checkpoints.py",),
     "ml_dtypes": ("teacher/codec.py",),
     "optax": ("distill/",),
-    "orbax": ("distill/checkpoint.py",),
+    # Its barriers are the public ones that don't keep the devices waiting.
+    "orbax": ("distill/checkpoint.py", "hosts.py"),
     "safetensors": ("models/tensors.py", "deploy/bundle.py"),
     "seqeval": ("report/metrics.py",),
     "tensorboardX": ("report/writers.py",),

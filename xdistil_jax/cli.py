@@ -5,6 +5,7 @@ import importlib.util
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -28,6 +29,7 @@ usage: xdistil COMMAND ...
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
   cache ls|rm [ID] [--out DIR]    the teacher caches
+  launch -n N COMMAND ...         a command in N processes on this machine
 
 xdistil COMMAND --help says more."""
 
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "eval": _eval,
         "tag": _tag,
         "cache": _cache,
+        "launch": _launch,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -53,16 +56,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         commands[name](rest)
     except KeyboardInterrupt:
-        sys.exit("interrupted; repeat the command to go on")
+        _end("interrupted; repeat the command to go on")
     except BrokenPipeError:
         # Whoever read us has enough; nothing more can be written, not even on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
-        sys.exit(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
+        _end(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
     except Exception as error:
-        if not _is_told(error):
-            raise
-        sys.exit(f"xdistil {name}: {error}")
+        _end(f"xdistil {name}: {error}" if _is_told(error) else traceback.format_exc())
+
+
+def _end(complaint: str) -> NoReturn:
+    """End in failure; in one of several processes at once, or JAX would wait for the others."""
+    hosts = sys.modules.get("xdistil_jax.hosts")
+    if hosts is None or not hosts.several():
+        sys.exit(complaint)
+    print(complaint, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
@@ -106,18 +116,21 @@ def _say(message: str) -> None:
 @contextmanager
 def _signals() -> Iterator["StopFlag"]:
     """Ctrl-C and SIGTERM raise a flag while a plan runs, and interrupt at once elsewhere."""
+    from xdistil_jax import hosts
     from xdistil_jax.distill.loop import StopFlag
 
-    flag = StopFlag()
+    flag, together = StopFlag(), hosts.several()
 
     def raise_flag(number: int, frame: FrameType | None) -> None:
-        if flag.raised or not flag.listening:
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif flag.raised or not flag.listening:
             raise KeyboardInterrupt
         flag.raised = True
 
-    before = {
-        number: signal.signal(number, raise_flag) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    # In one of several processes SIGTERM belongs to JAX, which tells the others.
+    numbers = (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, raise_flag) for number in numbers}
     try:
         yield flag
     finally:
@@ -125,14 +138,25 @@ def _signals() -> Iterator["StopFlag"]:
             signal.signal(number, handler)
 
 
+def _audience() -> dict[str, Any]:
+    """Whom a run tells what it does: of several processes one speaks."""
+    from xdistil_jax import hosts
+    from xdistil_jax.report.writers import Progress
+
+    return {"say": _say, "progress": Progress()} if hosts.is_primary() else {}
+
+
 def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
+    from xdistil_jax import hosts
     from xdistil_jax.evaluation import compose_rows
     from xdistil_jax.pipeline import run
     from xdistil_jax.report import page
-    from xdistil_jax.report.writers import Progress
 
+    hosts.connect(heartbeat_seconds=chosen.run.heartbeat_s)
     with _signals() as stop:
-        result = run(chosen, evaluate_test=evaluate_test, say=_say, progress=Progress(), stop=stop)
+        result = run(chosen, evaluate_test=evaluate_test, stop=stop, **_audience())
+    if not hosts.is_primary():
+        return
     split = "test" if evaluate_test else "dev"
     rows = compose_rows(result.report["figures"][split], result.report.get("latency"))
     print(page.table(rows))
@@ -149,11 +173,14 @@ class QuickstartArguments:
 
 def _quickstart(arguments: list[str]) -> None:
     given = _parse(QuickstartArguments, arguments, "quickstart")
+    from xdistil_jax import hosts
     from xdistil_jax.quickstart import CAVEAT, quickstart
-    from xdistil_jax.report.writers import Progress
 
+    hosts.connect()
     with _signals() as stop:
-        found = quickstart(out=given.out, seed=given.seed, say=_say, progress=Progress(), stop=stop)
+        found = quickstart(out=given.out, seed=given.seed, stop=stop, **_audience())
+    if not hosts.is_primary():
+        return
     print(found.table)
     print(CAVEAT)
     print(f"Report: {found.page}")
@@ -348,3 +375,36 @@ def _cache(arguments: list[str]) -> None:
         print(f"removed {remove_cache(root / 'cache', arguments[1])}")
     else:
         _show_usage("xdistil cache ls | xdistil cache rm ID   [--out DIR]", arguments)
+
+
+@dataclass(frozen=True)
+class LaunchArguments:
+    """A command in several processes on this machine; one that dies is named."""
+
+    n: int
+    """How many processes."""
+    devices: int = 0
+    """Virtual CPU devices in each; 0: the devices that there are."""
+    grace: float = 60.0
+    """Seconds between SIGTERM and the end."""
+
+
+def _launch(arguments: list[str]) -> None:
+    from xdistil_jax.launch import launch
+
+    text = "xdistil launch --n 4 [--devices 2] COMMAND …   such as: xdistil launch --n 4 run FILE"
+    place = next(
+        (i for i, each in enumerate(arguments) if each in ("run", "distil", "quickstart")), -1
+    )
+    if place < 0:
+        _show_usage(text, arguments)
+    given = _parse(LaunchArguments, arguments[:place], "launch")
+    sys.exit(
+        launch(
+            arguments[place:],
+            processes=given.n,
+            devices=given.devices,
+            grace_s=given.grace,
+            say=_say,
+        )
+    )

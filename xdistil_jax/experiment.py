@@ -119,7 +119,8 @@ STUDENTS: dict[str, StudentConfig] = {
 class RunConfig:
     """How a run is carried out. ``temperature`` evens out the languages (1: as they are).
 
-    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``.
+    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``. Of
+    several processes one that is silent for ``heartbeat_s`` seconds counts as dead.
     """
 
     out: str = "runs"
@@ -132,6 +133,7 @@ class RunConfig:
     decoding: Decoding = "iob2"
     precision: Precision = "auto"
     save_every_s: float = 60.0
+    heartbeat_s: int = 100
     latency: bool = True
 
 
@@ -169,6 +171,7 @@ _WITHOUT_EFFECT = {
     ("Experiment", "name"),
     ("RunConfig", "out"),
     ("RunConfig", "save_every_s"),
+    ("RunConfig", "heartbeat_s"),
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),
     ("TeacherConfig", "min_f1"),

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from xdistil_jax import files
+from xdistil_jax import files, hosts
 from xdistil_jax.data.corpus import Corpus
-from xdistil_jax.data.encode import encode
 from xdistil_jax.data.tokenizer import (
     WITHIN_WORD,
     Tokenizer,
@@ -99,10 +98,8 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     experiment = session.experiment
     tokenizer = _tokenizer(config, corpus)
     length = config.max_length
-    train = encode(
-        corpus.train, tokenizer, corpus.tagset, max_length=length, folder=session.encoded
-    )
-    dev = encode(corpus.dev, tokenizer, corpus.tagset, max_length=length, folder=session.encoded)
+    train = session.encode(corpus.train, tokenizer, corpus.tagset, max_length=length)
+    dev = session.encode(corpus.dev, tokenizer, corpus.tagset, max_length=length)
     run_ = experiment.run
     identity = hash8(
         replace(config, layer=0), run_.temperature, run_.buckets, run_.steps_per_call,
@@ -112,7 +109,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     folder = experiment.folder() / f"teacher-{identity}"
     key = jax.random.key(config.seed)
     tags = corpus.tagset.tags
-    if not (folder / "model" / "config.json").is_file():
+    if not hosts.primarys((folder / "model" / "config.json").is_file()):
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
         if config.fine_tune:
@@ -126,8 +123,9 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
                     session, folder, spec, params, (stage,), train, dev, corpus.tagset,
                     labelled=np.arange(train.rows), budget=config.token_budget, seed=config.seed,
                 ).params  # fmt: skip
-        save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), own)
-        tokenizer.save(folder / "model")
+        host = jax.tree.map(np.asarray, params)
+        hosts.once(lambda: tokenizer.save(folder / "model"))
+        hosts.once(lambda: save_encoder(folder / "model", spec, host, own))
     # A scan copies each layer's weights out of their stack: a fourteenth of the time on a CPU,
     # where the longer program compiles in half a second.
     stacked = platform(session.mesh) != "cpu"

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Shaped
 
-from xdistil_jax import sharding
+from xdistil_jax import hosts, sharding
+from xdistil_jax.data.batches import SHARDS
 from xdistil_jax.models.functional import Functional
 from xdistil_jax.teacher.cache import TeacherCache, bind
 from xdistil_jax.teacher.forward import Encoded, Pass, Rows, Work
@@ -32,7 +34,7 @@ from xdistil_jax.types import Params
 SHARD_BYTES = 40 << 20
 # (padded pieces of a batch, widths an octave): a CPU computes small batches as fast as large ones
 # and compiles in half a second, so it had better pad less.
-_SHAPES, _SHAPES_CPU = (16384, 4), (512, 16)
+_SHAPES, _SHAPES_CPU = (16384, 4), (768, 16)
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
 
@@ -53,7 +55,7 @@ def build_cache(
 ) -> TeacherCache:
     """The cache of ``settings`` in ``root``, with what it lacks of ``rows`` computed and added.
 
-    No other row is read. ``token_budget`` is a batch's padded pieces (None: 512 on a CPU, where
+    No other row is read. ``token_budget`` is a batch's padded pieces (None: 768 on a CPU, where
     larger ones only add padding, 16,384 on an accelerator). ``only`` is the id, or the start of
     it, of the one cache that will do.
 
@@ -72,22 +74,33 @@ def build_cache(
     rows = _check_rows(store, rows, settings)
     row_keys = keys(store.row_hashes())
     ledger = _read(folder)
-    if has_manifest(folder) and not len(_lacking(ledger, row_keys, rows)):
+    if hosts.primarys(has_manifest(folder) and not len(_lacking(ledger, row_keys, rows))):
         say(f"{label(settings.id)}: found, {len(rows):,} rows")
-        return bind(ledger, settings, row_keys, rows)
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(lock(folder)):
-            say(f"{label(settings.id)}: another process is building it; waiting")
-            stack.enter_context(lock(folder, wait=True))
-        ledger = _tidy(folder, settings)
-        if len(lacking := _lacking(ledger, row_keys, rows)):
-            # Damage is said before a long pass, not after it.
-            bind(ledger, settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
-            teacher = Pass(store, functional, sharding.replicate(params, mesh), settings, mesh)
-            works = _plan(ledger, teacher, row_keys, lacking, widths, token_budget, shard_bytes)
-            say(_announce(root, ledger, settings, works))
-            _fill(ledger, teacher, row_keys, works, say)
         return bind(_read(folder), settings, row_keys, rows)
+    own = sharding.own_mesh(mesh)
+    teacher = Pass(store, functional, sharding.own_copy(params, own), settings, own)
+    with contextlib.ExitStack() as stack:
+        if hosts.is_primary():
+            _acquire(stack, folder, say)
+            _prepare(folder, teacher, row_keys, rows, token_budget, shard_bytes, widths)
+        hosts.barrier()
+        ledger = _read(folder)
+        lacking = _lacking(ledger, row_keys, rows)
+        works = _works(ledger, teacher, row_keys, lacking, widths)
+        # All have seen the same shards before the first one is added.
+        hosts.barrier()
+        if len(lacking):
+            say(_announce(root, ledger, settings, len(lacking)))
+        _fill(ledger, teacher, row_keys, works, say)
+        hosts.barrier()
+        return bind(_read(folder), settings, row_keys, rows)
+
+
+def _acquire(stack: contextlib.ExitStack, folder: Path, say: Callable[[str], None]) -> None:
+    """Hold the cache's lock until ``stack`` is closed; another builder is waited for."""
+    if not stack.enter_context(lock(folder)):
+        say(f"{label(folder.name)}: another process is building it; waiting")
+        stack.enter_context(lock(folder, wait=True))
 
 
 def _check_rows(
@@ -129,34 +142,50 @@ def _lacking(
     return absent[np.unique(row_keys[absent], return_index=True)[1]]
 
 
-def _plan(
+def _prepare(
+    folder: Path,
+    teacher: Pass,
+    row_keys: Shaped[np.ndarray, "R"],
+    rows: Int[np.ndarray, "N"],
+    token_budget: int,
+    shard_bytes: int,
+    widths: tuple[int, ...],
+) -> None:
+    """Tidy up, and plan the shards of those rows that no shard holds and no plan has."""
+    ledger = _tidy(folder, teacher.settings)
+    # Damage is said before a long pass, not after it.
+    bind(ledger, teacher.settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
+    lacking, lengths = _lacking(ledger, row_keys, rows), teacher.store.lengths
+    _, left = claim(ledger, row_keys[lacking])
+    if not left.any():
+        return
+    # Longest first: should memory not do, it shows in the first batch.
+    fresh = lacking[left][np.argsort(-lengths[lacking[left]], kind="stable")]
+    # Whatever the devices and hosts of today, the shards are the same.
+    multiple = math.lcm(SHARDS, teacher.mesh.shape["data"])
+    cuts = cut_batches(lengths[fresh], widths, token_budget=token_budget, multiple=multiple)
+    write_plan(
+        ledger,
+        row_keys[fresh],
+        lengths[fresh],
+        cuts,
+        bytes_per_token=teacher.bytes_per_token(),
+        shard_bytes=shard_bytes,
+        token_budget=token_budget,
+    )
+
+
+def _works(
     ledger: Ledger,
     teacher: Pass,
     row_keys: Shaped[np.ndarray, "R"],
     lacking: Int[np.ndarray, "M"],
     widths: tuple[int, ...],
-    token_budget: int,
-    shard_bytes: int,
 ) -> list[Work]:
-    """The batches to compute: those of plans that were cut short, then those of a new plan."""
-    lengths, multiple = teacher.store.lengths, teacher.mesh.shape["data"]
-    _, left = claim(ledger, row_keys[lacking])
-    if left.any():
-        # Longest first: should memory not do, it shows in the first batch.
-        fresh = lacking[left][np.argsort(-lengths[lacking[left]], kind="stable")]
-        cuts = cut_batches(lengths[fresh], widths, token_budget=token_budget, multiple=multiple)
-        write_plan(
-            ledger,
-            row_keys[fresh],
-            lengths[fresh],
-            cuts,
-            bytes_per_token=teacher.bytes_per_token(),
-            shard_bytes=shard_bytes,
-            token_budget=token_budget,
-        )
-        ledger = Ledger.read(ledger.folder)
+    """This process's batches: it computes every P-th of the planned shards, alone."""
+    lengths, multiple = teacher.store.lengths, math.lcm(SHARDS, teacher.mesh.shape["data"])
     works = []
-    for planned in claim(ledger, row_keys[lacking])[0]:
+    for planned in hosts.share(claim(ledger, row_keys[lacking])[0]):
         rows = lacking[locate(row_keys[lacking], planned.keys)]
         # The plan's own budget: a build that goes on gives the bytes of one that ran through.
         budget = planned.token_budget
@@ -165,9 +194,9 @@ def _plan(
     return works
 
 
-def _announce(root: Path, ledger: Ledger, settings: CacheSettings, works: list[Work]) -> str:
+def _announce(root: Path, ledger: Ledger, settings: CacheSettings, rows: int) -> str:
     """What is about to be built, and why no other cache would do."""
-    message = f"{label(settings.id)}: building {sum(len(work.rows) for work in works):,} rows"
+    message = f"{label(settings.id)}: building {rows:,} rows"
     if len(ledger.key):
         message += f" beside {len(ledger.key):,}"
     elif (other := nearest(root, settings)) is not None:
