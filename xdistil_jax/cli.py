@@ -1,22 +1,19 @@
-"""``xdistil``: the commands. The only place that prints, exits and handles signals."""
+"""``xdistil``: the commands. Only here, and in terminal.py, is anything printed or ended."""
 
 import difflib
 import importlib.util
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from xdistil_jax.lazy import TRAIN
+from xdistil_jax.terminal import audience, end, say, signals
 
 if TYPE_CHECKING:
-    from xdistil_jax.distill.loop import StopFlag
     from xdistil_jax.experiment import Experiment
 
 USAGE = """\
@@ -29,7 +26,7 @@ usage: xdistil COMMAND ...
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
   cache ls|rm [ID] [--out DIR]    the teacher caches
-  launch -n N COMMAND ...         a command in N processes on this machine
+  launch --processes N COMMAND    quickstart, distil or run in N processes on this machine
 
 xdistil COMMAND --help says more."""
 
@@ -56,23 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         commands[name](rest)
     except KeyboardInterrupt:
-        _end("interrupted; repeat the command to go on")
+        end("interrupted; repeat the command to go on")
     except BrokenPipeError:
         # Whoever read us has enough; nothing more can be written, not even on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
-        _end(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
+        end(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
     except Exception as error:
-        _end(f"xdistil {name}: {error}" if _is_told(error) else traceback.format_exc())
-
-
-def _end(complaint: str) -> NoReturn:
-    """End in failure; in one of several processes at once, or JAX would wait for the others."""
-    hosts = sys.modules.get("xdistil_jax.hosts")
-    if hosts is None or not hosts.several():
-        sys.exit(complaint)
-    print(complaint, file=sys.stderr, flush=True)
-    os._exit(1)
+        end(f"xdistil {name}: {error}" if _is_told(error) else traceback.format_exc())
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
@@ -109,43 +97,6 @@ def _parse(kind: Any, arguments: Sequence[str], command: str, default: Any = Non
     return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", config=config, **given)
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _signals() -> Iterator["StopFlag"]:
-    """Ctrl-C and SIGTERM raise a flag while a plan runs, and interrupt at once elsewhere."""
-    from xdistil_jax import hosts
-    from xdistil_jax.distill.loop import StopFlag
-
-    flag, together = StopFlag(), hosts.several()
-
-    def raise_flag(number: int, frame: FrameType | None) -> None:
-        if together:
-            os.kill(os.getpid(), signal.SIGTERM)
-        elif flag.raised or not flag.listening:
-            raise KeyboardInterrupt
-        flag.raised = True
-
-    # In one of several processes SIGTERM belongs to JAX, which tells the others.
-    numbers = (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, raise_flag) for number in numbers}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _audience() -> dict[str, Any]:
-    """Whom a run tells what it does: of several processes one speaks."""
-    from xdistil_jax import hosts
-    from xdistil_jax.report.writers import Progress
-
-    return {"say": _say, "progress": Progress()} if hosts.is_primary() else {}
-
-
 def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     from xdistil_jax import hosts
     from xdistil_jax.evaluation import compose_rows
@@ -153,8 +104,8 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     from xdistil_jax.report import page
 
     hosts.connect(heartbeat_seconds=chosen.run.heartbeat_s)
-    with _signals() as stop:
-        result = run(chosen, evaluate_test=evaluate_test, stop=stop, **_audience())
+    with signals() as stop:
+        result = run(chosen, evaluate_test=evaluate_test, stop=stop, **audience())
     if not hosts.is_primary():
         return
     split = "test" if evaluate_test else "dev"
@@ -177,8 +128,8 @@ def _quickstart(arguments: list[str]) -> None:
     from xdistil_jax.quickstart import CAVEAT, quickstart
 
     hosts.connect()
-    with _signals() as stop:
-        found = quickstart(out=given.out, seed=given.seed, stop=stop, **_audience())
+    with signals() as stop:
+        found = quickstart(out=given.out, seed=given.seed, stop=stop, **audience())
     if not hosts.is_primary():
         return
     print(found.table)
@@ -329,7 +280,7 @@ def _eval(arguments: list[str]) -> None:
         _show_usage("xdistil eval RUN [--split dev|test]", arguments)
     folder, *rest = arguments
     given = _parse(EvalArguments, rest, "eval RUN")
-    result = run_again(folder, evaluate_test=given.split == "test", say=_say)
+    result = run_again(folder, evaluate_test=given.split == "test", say=say)
     rows = compose_rows(result.report["figures"][given.split], result.report.get("latency"))
     print(page.table(rows))
     print(f"{given.split} figures. Report: {result.folder / 'report.md'}")
@@ -381,8 +332,7 @@ def _cache(arguments: list[str]) -> None:
 class LaunchArguments:
     """A command in several processes on this machine; one that dies is named."""
 
-    n: int
-    """How many processes."""
+    processes: int
     devices: int = 0
     """Virtual CPU devices in each; 0: the devices that there are."""
     grace: float = 60.0
@@ -390,21 +340,10 @@ class LaunchArguments:
 
 
 def _launch(arguments: list[str]) -> None:
-    from xdistil_jax.launch import launch
+    from xdistil_jax.launch import COMMANDS, launch
 
-    text = "xdistil launch --n 4 [--devices 2] COMMAND …   such as: xdistil launch --n 4 run FILE"
-    place = next(
-        (i for i, each in enumerate(arguments) if each in ("run", "distil", "quickstart")), -1
-    )
+    place = next((i for i, each in enumerate(arguments) if each in COMMANDS), -1)
     if place < 0:
-        _show_usage(text, arguments)
+        _show_usage("xdistil launch --processes 4 [--devices 2] [--grace 60] run FILE …", arguments)
     given = _parse(LaunchArguments, arguments[:place], "launch")
-    sys.exit(
-        launch(
-            arguments[place:],
-            processes=given.n,
-            devices=given.devices,
-            grace_s=given.grace,
-            say=_say,
-        )
-    )
+    sys.exit(launch(arguments[place:], given.processes, given.devices, given.grace, say=say))

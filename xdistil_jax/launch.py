@@ -12,16 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+COMMANDS = ("quickstart", "distil", "run")
+"""Those that know of other processes."""
+
 # How long processes get to end by themselves once the first of them has failed.
 _AFTERMATH_S = 5.0
 
 
 def launch(
     arguments: Sequence[str],
-    *,
     processes: int,
     devices: int = 0,
     grace_s: float = 60.0,
+    *,
     say: Callable[[str], None],
 ) -> int:
     """Run ``xdistil ARGUMENTS`` in ``processes`` processes; gives the exit code.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -122,11 +123,11 @@ def test_another_setting_builds_another_cache_and_says_so(root):
     said = []
     shorter = make_store(random_rows(60, longest=39), max_length=39)
     build_toy(root, shorter, settings=other, say=said.append)
-    assert said == [
+    assert said[:-1] == [
         f"teacher cache {other.id[:6]}: building 60 rows; "
         f"differs from {SETTINGS.id[:6]} in max_length",
-        f"teacher cache {other.id[:6]}: about 1 s to go",
     ]
+    assert re.fullmatch(rf"teacher cache {other.id[:6]}: about \d+ s to go", said[-1])
     assert len(list_caches(root)) == 3
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from jax.sharding import Mesh
 from jaxtyping import Int, Shaped
 
 from xdistil_jax import hosts, sharding
-from xdistil_jax.data.batches import SHARDS
 from xdistil_jax.models.functional import Functional
 from xdistil_jax.teacher.cache import TeacherCache, bind
 from xdistil_jax.teacher.forward import Encoded, Pass, Rows, Work
@@ -161,8 +159,8 @@ def _prepare(
         return
     # Longest first: should memory not do, it shows in the first batch.
     fresh = lacking[left][np.argsort(-lengths[lacking[left]], kind="stable")]
-    # Whatever the devices and hosts of today, the shards are the same.
-    multiple = math.lcm(SHARDS, teacher.mesh.shape["data"])
+    # The devices of one host: of how many there are, the shards know nothing.
+    multiple = teacher.mesh.shape["data"]
     cuts = cut_batches(lengths[fresh], widths, token_budget=token_budget, multiple=multiple)
     write_plan(
         ledger,
@@ -183,7 +181,7 @@ def _works(
     widths: tuple[int, ...],
 ) -> list[Work]:
     """This process's batches: it computes every P-th of the planned shards, alone."""
-    lengths, multiple = teacher.store.lengths, math.lcm(SHARDS, teacher.mesh.shape["data"])
+    lengths, multiple = teacher.store.lengths, teacher.mesh.shape["data"]
     works = []
     for planned in hosts.share(claim(ledger, row_keys[lacking])[0]):
         rows = lacking[locate(row_keys[lacking], planned.keys)]
