@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from xdistil_jax.lazy import TRAIN
-from xdistil_jax.terminal import audience, end, say, signals
+from xdistil_jax.terminal import audience, end, say, several, signals
 
 if TYPE_CHECKING:
     from xdistil_jax.experiment import Experiment
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "launch": _launch,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return
+        return print(USAGE)
     name, *rest = arguments
     if name not in commands:
         sys.exit(f"xdistil: no command {name!r}{_nearest(name, commands)}\n\n{USAGE}")
@@ -60,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         end(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
     except Exception as error:
+        if not _is_told(error) and not several():
+            raise
         end(f"xdistil {name}: {error}" if _is_told(error) else traceback.format_exc())
 
 
@@ -346,4 +347,5 @@ def _launch(arguments: list[str]) -> None:
     if place < 0:
         _show_usage("xdistil launch --processes 4 [--devices 2] [--grace 60] run FILE …", arguments)
     given = _parse(LaunchArguments, arguments[:place], "launch")
-    sys.exit(launch(arguments[place:], given.processes, given.devices, given.grace, say=say))
+    command = [sys.executable, "-m", "xdistil_jax", *arguments[place:]]
+    sys.exit(launch(command, given.processes, given.devices, given.grace, say=say))

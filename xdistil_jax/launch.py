@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,24 +19,22 @@ _AFTERMATH_S = 5.0
 
 
 def launch(
-    arguments: Sequence[str],
+    command: Sequence[str],
     processes: int,
     devices: int = 0,
     grace_s: float = 60.0,
     *,
     say: Callable[[str], None],
 ) -> int:
-    """Run ``xdistil ARGUMENTS`` in ``processes`` processes; gives the exit code.
+    """Run ``command``, which calls ``hosts.connect``, in ``processes`` processes.
+
+    Gives the exit code.
 
     ``devices`` CPU devices in each (0: whatever there is). Ctrl-C and SIGTERM are passed on to all;
     after ``grace_s`` seconds they are killed.
     """
     children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "xdistil_jax", *arguments],
-            env=environment,
-            start_new_session=True,
-        )
+        subprocess.Popen(list(command), env=environment, start_new_session=True)
         for environment in _environments(processes, devices)
     ]
     asked: list[float] = []
@@ -83,16 +80,23 @@ def _watch(
     first, since = None, 0.0
     while any(child.poll() is None for child in children):
         now = time.monotonic()
-        failed = [number for number, child in enumerate(children) if child.returncode]
-        if failed and first is None:
-            first, since = failed[0], now
+        if first is None:
+            first, since = _culprit(children), now
         if first is not None and now - since > _AFTERMATH_S and not asked:
             return first
         if asked and now - asked[0] > grace_s:
             return first
-        time.sleep(0.1)
-    failed = [number for number, child in enumerate(children) if child.returncode]
-    return first if first is not None or not failed else failed[0]
+        time.sleep(0.05)
+    return _culprit(children) if first is None else first
+
+
+def _culprit(children: Sequence[subprocess.Popen]) -> int | None:
+    """Of those that have failed, the one that pulled the others down.
+
+    Its survivors abort, or end with an error of the collectives, within milliseconds.
+    """
+    codes = {number: child.returncode for number, child in enumerate(children) if child.returncode}
+    return min(codes, key=lambda n: (codes[n] == -signal.SIGABRT, codes[n] > 0), default=None)
 
 
 def _describe(failed: int, children: Sequence[subprocess.Popen]) -> str:

@@ -50,10 +50,15 @@ def audience() -> dict[str, Any]:
     return {"say": say, "progress": Progress()} if hosts.is_primary() else {}
 
 
+def several() -> bool:
+    """Is this one of several processes? Asks JAX only where it has been imported."""
+    hosts = sys.modules.get("xdistil_jax.hosts")
+    return hosts is not None and hosts.several()
+
+
 def end(complaint: str) -> NoReturn:
     """End in failure; in one of several processes at once, or JAX would wait for the others."""
-    hosts = sys.modules.get("xdistil_jax.hosts")
-    if hosts is None or not hosts.several():
+    if not several():
         sys.exit(complaint)
     print(complaint, file=sys.stderr, flush=True)
     os._exit(1)

@@ -12,7 +12,8 @@ from xdistil_jax.teacher.anchor import anchor
 from xdistil_jax.teacher.ensemble import LAYER, combine, mix_logits, normalised
 
 TEXT = [each._replace(language=code) for each, code in zip(SENTENCES, "abab", strict=True)]
-ROWS = np.array([[2, -1, 0], [1, 3, 0]])
+# Rows of all four sentences, of both languages.
+ROWS = np.array([[4, -1, 0], [1, 12, 5]])
 WEIGHTS = np.array([[0.25, 0.75], [1.0, 0.0]])
 
 

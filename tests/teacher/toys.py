@@ -81,7 +81,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _kill_at(event: int, root: str) -> None:
+def kill_at(event: int, root: str) -> None:
     """Die, as by kill -9, when the process touches files below ``root`` for the n-th time."""
     left = [event]
 
@@ -100,7 +100,7 @@ def _fork_build(folder: str, event: int | None = None) -> int:
     child = os.fork()
     if not child:
         if event is not None:
-            _kill_at(event, folder)
+            kill_at(event, folder)
         build_toy(Path(folder), make_store(random_rows(60)))
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
