@@ -64,9 +64,9 @@ def _word_logits(
     session: Session, model: Trained, bare: Sequence[Sentence]
 ) -> tuple[Float[Array, "W C"], TaggedSet, EncodedStore]:
     store = session.encode(bare, model.tokenizer, None, max_length=model.max_length)
-    buckets = Buckets(choose_widths(store.lengths, session.experiment.run.buckets), 4096)
-    decoding = session.experiment.run.decoding
-    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=decoding)
+    run_ = session.experiment.run
+    buckets = Buckets(choose_widths(store.lengths, run_.buckets), 4096, run_.shards)
+    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=run_.decoding)
     params = replicate(model.params, session.mesh)
     return word_logits(model.spec, session.dtype, params, tagged), tagged, store
 

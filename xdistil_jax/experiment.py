@@ -119,6 +119,8 @@ STUDENTS: dict[str, StudentConfig] = {
 class RunConfig:
     """How a run is carried out. ``temperature`` evens out the languages (1: as they are).
 
+    Each batch takes as many rows from each of ``shards`` logical shards, so any number of devices
+    that divides it sees the same batches: set it to the largest number that you will ever use.
     ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``. Of
     several processes one that is silent for ``heartbeat_s`` seconds counts as dead.
     """
@@ -127,6 +129,7 @@ class RunConfig:
     seed: int = 0
     token_budget: int = 4096
     buckets: int = 6
+    shards: int = 16
     steps_per_call: int = 16
     temperature: float = 1.0
     held_out: int = 1000

@@ -31,7 +31,7 @@ def train_plan(
     """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
     run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call
     widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
-    buckets = Buckets(widths, budget)
+    buckets = Buckets(widths, budget, run_.shards)
     transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
     held_out, transfer = _hold_out(transfer, store.sentence[transfer], run_.held_out, seed)
     checkpoints = Checkpoints(folder / "checkpoints", every=run_.save_every_s)

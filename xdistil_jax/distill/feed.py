@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
-from xdistil_jax.data.batches import SHARDS, Buckets, Call
+from xdistil_jax.data.batches import Buckets, Call
 from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.distill.step import Feed
 from xdistil_jax.sharding import own_rows, place_batch, replicate
@@ -71,10 +71,11 @@ class Feeder(NamedTuple):
         Raises:
             ValueError: if the mesh's data axis doesn't divide the logical shards.
         """
-        if SHARDS % self.mesh.shape["data"]:
+        shards, devices = self.buckets.shards, self.mesh.shape["data"]
+        if shards % devices:
             raise ValueError(
-                f"a data axis of {self.mesh.shape['data']} devices does not divide the {SHARDS} "
-                "logical shards: use 1, 2, 4, 8 or 16"
+                f"a data axis of {devices} devices does not divide the {shards} logical shards: "
+                f"use a number of devices that does, or set run.shards to a multiple of {devices}"
             )
         width = self.buckets.widths[call.bucket]
         rows = self.filled(call)
