@@ -5,6 +5,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from jaxtyping import Int, Shaped
 
 from xdistil_jax import sharding
 from xdistil_jax.models.functional import Functional
+from xdistil_jax.teacher.basis import Bases, fit_basis, has_bases, read_bases, write_bases
 from xdistil_jax.teacher.cache import TeacherCache, bind
-from xdistil_jax.teacher.forward import Encoded, Pass, Rows, Work
+from xdistil_jax.teacher.codec import find_codec
+from xdistil_jax.teacher.forward import Done, Pass, Rows, Work
 from xdistil_jax.teacher.manifest import (
     CacheSettings,
     has_manifest,
@@ -33,6 +36,8 @@ SHARD_BYTES = 40 << 20
 # (padded pieces of a batch, widths an octave): a CPU computes small batches as fast as large ones
 # and compiles in half a second, so it had better pad less.
 _SHAPES, _SHAPES_CPU = (16384, 4), (512, 16)
+# What a codec's basis is fitted to: 32 pieces a direction for the widest of encoders.
+_SAMPLED_PIECES = 1 << 15
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
 
@@ -53,14 +58,16 @@ def build_cache(
 ) -> TeacherCache:
     """The cache of ``settings`` in ``root``, with what it lacks of ``rows`` computed and added.
 
-    No other row is read. ``token_budget`` is a batch's padded pieces (None: 512 on a CPU, where
-    larger ones only add padding, 16,384 on an accelerator). ``only`` is the id, or the start of
-    it, of the one cache that will do.
+    No other row is read. A PCA codec's basis is fitted to a sample of the rows that an empty cache
+    is to be filled with; all that is added later is encoded with the same one. ``token_budget`` is
+    a batch's padded pieces (None: 512 on a CPU, where larger ones only add padding, 16,384 on an
+    accelerator). ``only`` is the id, or the start of it, of the one cache that will do.
 
     Raises:
         CacheMismatch: if ``only`` doesn't fit the settings, or a newer version wrote the cache.
         CacheDamaged: naming a file that isn't what was written.
-        ValueError: for rows that the store hasn't, or a teacher whose states aren't finite.
+        ValueError: for rows that the store hasn't, a teacher whose states aren't finite, or a
+            codec that is to keep more coordinates than there are.
     """
     root = Path(root)
     folder = root / settings.id
@@ -84,6 +91,8 @@ def build_cache(
             # Damage is said before a long pass, not after it.
             bind(ledger, settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
             teacher = Pass(store, functional, sharding.replicate(params, mesh), settings, mesh)
+            bases = _bases(ledger, teacher, lacking, widths, token_budget, say)
+            teacher = replace(teacher, bases=bases)
             works = _plan(ledger, teacher, row_keys, lacking, widths, token_budget, shard_bytes)
             say(_announce(root, ledger, settings, works))
             _fill(ledger, teacher, row_keys, works, say)
@@ -127,6 +136,36 @@ def _lacking(
     """One row for each text that no shard holds, sorted by key."""
     absent = rows[locate(ledger.key, row_keys[rows]) < 0]
     return absent[np.unique(row_keys[absent], return_index=True)[1]]
+
+
+def _bases(
+    ledger: Ledger,
+    teacher: Pass,
+    lacking: Int[np.ndarray, "M"],
+    widths: tuple[int, ...],
+    token_budget: int,
+    say: Callable[[str], None],
+) -> Bases:
+    """What the codec needs: found in the folder, or fitted before anything is planned."""
+    settings, lengths = teacher.settings, teacher.store.lengths
+    kept = find_codec(settings.codec).kept
+    if kept is None:
+        return Bases()
+    if not ledger.shards and not has_bases(ledger.folder):
+        # In the order of their hashes, any first rows are a sample: the same one for the same
+        # text, however it is batched, and however often the build was killed.
+        count = 1 + int(np.searchsorted(lengths[lacking].cumsum(), _SAMPLED_PIECES))
+        rows = lacking[:count]
+        rows = rows[np.argsort(-lengths[rows], kind="stable")]
+        say(f"{label(settings.id)}: fitting the basis of {settings.codec} to {len(rows):,} rows")
+        multiple = teacher.mesh.shape["data"]
+        cuts = cut_batches(lengths[rows], widths, token_budget=token_budget, multiple=multiple)
+        works = [Work(0, rows[cut.start : cut.stop], cut) for cut in cuts]
+        sample = teacher.sample(works)
+        write_bases(
+            ledger.folder, {layer: fit_basis(states, kept) for layer, states in sample.items()}
+        )
+    return read_bases(ledger.folder, settings.layers)
 
 
 def _plan(
@@ -200,15 +239,17 @@ def _fill(
         arrays = {name: np.concatenate([part[name] for _, part in done]) for name in done[0][1]}
         path = ledger.folder / "shards" / f"{number:06d}" / "shard.json"
         facts = {"rows": len(rows), "tokens": int(record["length"].sum())}
+        if teacher.bases.identity:
+            facts["basis"] = teacher.bases.identity
         Sealed.write(path, {**arrays, "rows": record}, facts)
 
 
 def _timed(
-    batches: Iterator[Encoded],
+    batches: Iterator[Done],
     works: list[Work],
     settings: CacheSettings,
     say: Callable[[str], None],
-) -> Iterator[Encoded]:
+) -> Iterator[Done]:
     """``batches`` as they are; says, after the first few, how long the others will take."""
     padded = np.array([work.cut.size * work.cut.width for work in works])
     started = 0.0
