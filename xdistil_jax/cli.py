@@ -319,10 +319,9 @@ def _cache(arguments: list[str]) -> None:
         for info in list_caches(root / "cache"):
             state = "complete" if info.complete else "unfinished"
             state = state if info.settings else "damaged, or of a newer version"
-            layers = ", ".join(info.settings.get("layers", ()))
-            print(
-                f"{info.id}  {info.bytes / 2**20:8.1f} MiB  {info.rows:9,} rows  {layers}  {state}"
-            )
+            about = [*info.settings.get("layers", ()), info.settings.get("codec", "")]
+            size = f"{info.bytes / 2**20:8.1f} MiB  {info.rows:9,} rows"
+            print(f"{info.id}  {size}  {', '.join(about)}  {state}")
     elif len(arguments) == 2 and arguments[0] == "rm":
         print(f"removed {remove_cache(root / 'cache', arguments[1])}")
     else:

@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 class Trained:
     """A teacher or a student, ready to tag; ``folder`` is where its scores are kept.
 
-    ``layer`` is the one that students of this teacher imitate.
+    ``layer`` is the one that students of this teacher imitate, ``codec`` how it is cached.
     """
 
     spec: Spec
@@ -39,6 +39,7 @@ class Trained:
     fingerprint: str = ""
     folder: Path | None = None
     layer: str = ""
+    codec: str = "bf16"
 
 
 @dataclass(frozen=True)

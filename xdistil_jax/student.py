@@ -99,7 +99,8 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
     )
     wanted = CacheSettings(
         teacher=teacher.fingerprint, tokenizer=teacher.tokenizer.fingerprint,
-        layers=(teacher.layer,), max_length=teacher.max_length, dtype=session.dtype,
+        layers=(teacher.layer,), max_length=teacher.max_length, codec=teacher.codec,
+        dtype=session.dtype,
     )  # fmt: skip
     with session.timed("cache"):
         cache = build_cache(
@@ -107,6 +108,8 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
             build(replace(teacher.spec, outputs=(teacher.layer,))), teacher.params, wanted,
             mesh=session.mesh, say=session.say, only=session.experiment.teacher.cache or None,
         )  # fmt: skip
+    if session.experiment.student.imitate == "coordinates":
+        cache = replace(cache, coordinates=True)
     if text.kept is not None and _same_rows(theirs, text.ours, text.kept):
         return cache
     return anchor(cache, theirs, text.ours, pool=session.experiment.student.pool)
@@ -141,7 +144,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     dev = session.encode(corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length)
     identity = hash8(
         config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
-        text.ours.identity, dev.identity,
+        experiment.teacher.codec, text.ours.identity, dev.identity,
     )  # fmt: skip
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"
@@ -150,8 +153,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
         if can_tag(teacher) and _taught(stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
-        params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
-        params = join_embedding(jax.tree.map(np.asarray, params))
+        spec, params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
         save = partial(
             save_bundle, folder / "student", kind="bilstm", sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
@@ -159,10 +161,11 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
             decoding=experiment.run.decoding,
         )  # fmt: skip
         hosts.once(save)
-    params = trees.unflatten(load_bundle(folder / "student").weights)
+    bundle = load_bundle(folder / "student")
     return folder, Trained(
-        spec, params, text.tokenizer, corpus.tagset, text.ours.max_length, folder=folder
-    )
+        BiLSTMSpec(**bundle.sizes), trees.unflatten(bundle.weights), text.tokenizer,
+        corpus.tagset, text.ours.max_length, folder=folder,
+    )  # fmt: skip
 
 
 def _lead(teacher: Teaching) -> Trained | Given:
@@ -224,10 +227,15 @@ def _train_student(
     dev: EncodedStore,
     tagset: TagSet,
     teacher: Teaching,
-) -> Params:
+) -> tuple[BiLSTMSpec, Params]:
+    """The trained parameters, and the sizes that they were trained with."""
     experiment = session.experiment
     stages = experiment.plan()
     config, table = experiment.student, _start_table(session, text, teacher)
+    cache = cache_teacher(session, text, teacher) if _taught(stages) else None
+    if cache is not None and config.imitate == "coordinates":
+        spec = replace(spec, teacher_width=_width(cache, spec.imitates))
+    deployed = spec
     projected = table is not None and config.embedding == "projected"
     if projected:
         spec = replace(spec, source_width=table.shape[1])
@@ -235,10 +243,16 @@ def _train_student(
     hosts.once(partial(_write_plan, folder, experiment, params))
     if table is not None:
         params = start_embedding(params, table, scale=config.embedding_scale, projected=projected)
-    cache = cache_teacher(session, text, teacher) if _taught(stages) else None
     with session.timed("student"):
-        return train_plan(
+        params = train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,
             labelled=text.labelled, transfer=text.transfer, teacher=cache,
             budget=experiment.run.token_budget, seed=experiment.run.seed,
         ).params  # fmt: skip
+    return deployed, join_embedding(jax.tree.map(np.asarray, params))
+
+
+def _width(teacher: Teacher, layer: str) -> int:
+    """Of what ``teacher`` gives of a layer."""
+    nothing = teacher.stream(np.array([-1]), 1)
+    return teacher.lookup(teacher.arrays, nothing, None).hidden[layer].shape[-1]

@@ -5,7 +5,9 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -13,8 +15,10 @@ from jaxtyping import Int, Shaped
 
 from xdistil_jax import hosts, sharding
 from xdistil_jax.models.functional import Functional
+from xdistil_jax.teacher.basis import Bases, fit_basis, has_bases, read_bases, write_bases
 from xdistil_jax.teacher.cache import TeacherCache, bind
-from xdistil_jax.teacher.forward import Encoded, Pass, Rows, Work
+from xdistil_jax.teacher.codec import find_codec
+from xdistil_jax.teacher.forward import Done, Pass, Rows, Work
 from xdistil_jax.teacher.manifest import (
     CacheSettings,
     has_manifest,
@@ -25,7 +29,7 @@ from xdistil_jax.teacher.manifest import (
     refuse_misfit,
     write_manifest,
 )
-from xdistil_jax.teacher.plan import claim, cut_batches, padded_widths, write_plan
+from xdistil_jax.teacher.plan import Cut, claim, cut_batches, padded_widths, write_plan
 from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
 from xdistil_jax.types import Params
 
@@ -33,6 +37,8 @@ SHARD_BYTES = 40 << 20
 # (padded pieces of a batch, widths an octave): a CPU computes small batches as fast as large ones
 # and compiles in half a second, so it had better pad less.
 _SHAPES, _SHAPES_CPU = (16384, 4), (768, 16)
+# What a codec's basis is fitted to: 32 pieces a direction for the widest of encoders.
+_SAMPLED_PIECES = 1 << 15
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
 
@@ -53,20 +59,19 @@ def build_cache(
 ) -> TeacherCache:
     """The cache of ``settings`` in ``root``, with what it lacks of ``rows`` computed and added.
 
-    No other row is read. ``token_budget`` is a batch's padded pieces (None: 768 on a CPU, where
-    larger ones only add padding, 16,384 on an accelerator). ``only`` is the id, or the start of
-    it, of the one cache that will do.
+    No other row is read. A PCA codec's basis is fitted to a sample of the rows that an empty cache
+    is to be filled with; all that is added later is encoded with the same one. ``token_budget`` is
+    a batch's padded pieces (None: 768 on a CPU, where larger ones only add padding, 16,384 on an
+    accelerator). ``only`` is the id, or the start of it, of the one cache that will do.
 
     Raises:
         CacheMismatch: if ``only`` doesn't fit the settings, or a newer version wrote the cache.
         CacheDamaged: naming a file that isn't what was written.
-        ValueError: for rows that the store hasn't, or a teacher whose states aren't finite.
+        ValueError: for rows that the store hasn't, a teacher whose states aren't finite, or a
+            codec that is to keep more coordinates than there are.
     """
     root = Path(root)
     folder = root / settings.id
-    default_budget, per_octave = _SHAPES_CPU if sharding.platform(mesh) == "cpu" else _SHAPES
-    widths = padded_widths(settings.max_length, per_octave=per_octave)
-    token_budget = default_budget if token_budget is None else token_budget
     if only is not None:
         refuse_misfit(root, settings, only)
     rows = _check_rows(store, rows, settings)
@@ -77,21 +82,43 @@ def build_cache(
         return bind(_read(folder), settings, row_keys, rows)
     own = sharding.own_mesh(mesh)
     teacher = Pass(store, functional, sharding.own_copy(params, own), settings, own)
+    shapes = Shapes.of(own, settings.max_length, token_budget)
     with contextlib.ExitStack() as stack:
         if hosts.is_primary():
             _acquire(stack, folder, say)
-            _prepare(folder, teacher, row_keys, rows, token_budget, shard_bytes, widths)
+            _prepare(folder, teacher, row_keys, rows, shapes, shard_bytes, say)
         hosts.barrier()
         ledger = _read(folder)
         lacking = _lacking(ledger, row_keys, rows)
-        works = _works(ledger, teacher, row_keys, lacking, widths)
+        works = _works(ledger, teacher, row_keys, lacking, shapes)
         # All have seen the same shards before the first one is added.
         hosts.barrier()
         if len(lacking):
             say(_announce(root, ledger, settings, len(lacking)))
+            teacher = replace(teacher, bases=_bases(folder, settings))
         _fill(ledger, teacher, row_keys, works, say)
         hosts.barrier()
         return bind(_read(folder), settings, row_keys, rows)
+
+
+class Shapes(NamedTuple):
+    """In which shapes batches are computed; ``multiple`` is the number of devices."""
+
+    widths: tuple[int, ...]
+    token_budget: int
+    multiple: int
+
+    @classmethod
+    def of(cls, mesh: Mesh, max_length: int, token_budget: int | None) -> "Shapes":
+        """Those of a mesh; None: the budget that suits its devices."""
+        suits, per_octave = _SHAPES_CPU if sharding.platform(mesh) == "cpu" else _SHAPES
+        widths = padded_widths(max_length, per_octave=per_octave)
+        return cls(widths, suits if token_budget is None else token_budget, mesh.shape["data"])
+
+    def cut(self, lengths: Int[np.ndarray, "R"]) -> list[Cut]:
+        """Batches of rows that are sorted from long to short."""
+        budget, multiple = self.token_budget, self.multiple
+        return cut_batches(lengths, self.widths, token_budget=budget, multiple=multiple)
 
 
 def _acquire(stack: contextlib.ExitStack, folder: Path, say: Callable[[str], None]) -> None:
@@ -145,32 +172,62 @@ def _prepare(
     teacher: Pass,
     row_keys: Shaped[np.ndarray, "R"],
     rows: Int[np.ndarray, "N"],
-    token_budget: int,
+    shapes: Shapes,
     shard_bytes: int,
-    widths: tuple[int, ...],
+    say: Callable[[str], None],
 ) -> None:
-    """Tidy up, and plan the shards of those rows that no shard holds and no plan has."""
+    """Tidy up, fit the codec's basis, and plan shards for rows that no shard and no plan has."""
     ledger = _tidy(folder, teacher.settings)
+    lengths, lacking = teacher.store.lengths, _lacking(ledger, row_keys, rows)
+    if not len(lacking):
+        return
     # Damage is said before a long pass, not after it.
     bind(ledger, teacher.settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
-    lacking, lengths = _lacking(ledger, row_keys, rows), teacher.store.lengths
+    _fit_bases(ledger, teacher, lacking, shapes, say)
     _, left = claim(ledger, row_keys[lacking])
     if not left.any():
         return
     # Longest first: should memory not do, it shows in the first batch.
     fresh = lacking[left][np.argsort(-lengths[lacking[left]], kind="stable")]
-    # The devices of one host: of how many there are, the shards know nothing.
-    multiple = teacher.mesh.shape["data"]
-    cuts = cut_batches(lengths[fresh], widths, token_budget=token_budget, multiple=multiple)
     write_plan(
         ledger,
         row_keys[fresh],
         lengths[fresh],
-        cuts,
-        bytes_per_token=teacher.bytes_per_token(),
+        shapes.cut(lengths[fresh]),
+        bytes_per_token=replace(teacher, bases=_bases(folder, teacher.settings)).bytes_per_token(),
         shard_bytes=shard_bytes,
-        token_budget=token_budget,
+        token_budget=shapes.token_budget,
     )
+
+
+def _fit_bases(
+    ledger: Ledger,
+    teacher: Pass,
+    lacking: Int[np.ndarray, "M"],
+    shapes: Shapes,
+    say: Callable[[str], None],
+) -> None:
+    """Fit and seal what the codec needs, unless it is there, before anything is planned."""
+    settings, lengths = teacher.settings, teacher.store.lengths
+    kept = find_codec(settings.codec).kept
+    if kept is None or ledger.shards or has_bases(ledger.folder):
+        return
+    # In the order of their hashes, any first rows are a sample: the same one for the same text,
+    # however it is batched, and however often the build was killed.
+    count = 1 + int(np.searchsorted(lengths[lacking].cumsum(), _SAMPLED_PIECES))
+    rows = lacking[:count]
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    say(f"{label(settings.id)}: fitting the basis of {settings.codec} to {len(rows):,} rows")
+    works = [Work(0, rows[cut.start : cut.stop], cut) for cut in shapes.cut(lengths[rows])]
+    sample = teacher.sample(works)
+    write_bases(ledger.folder, {layer: fit_basis(states, kept) for layer, states in sample.items()})
+
+
+def _bases(folder: Path, settings: CacheSettings) -> Bases:
+    """What the codec needs."""
+    if find_codec(settings.codec).kept is None:
+        return Bases()
+    return read_bases(folder, settings.layers)
 
 
 def _works(
@@ -178,17 +235,15 @@ def _works(
     teacher: Pass,
     row_keys: Shaped[np.ndarray, "R"],
     lacking: Int[np.ndarray, "M"],
-    widths: tuple[int, ...],
+    shapes: Shapes,
 ) -> list[Work]:
     """This process's batches: it computes every P-th of the planned shards, alone."""
-    lengths, multiple = teacher.store.lengths, teacher.mesh.shape["data"]
     works = []
     for planned in hosts.share(claim(ledger, row_keys[lacking])[0]):
         rows = lacking[locate(row_keys[lacking], planned.keys)]
         # The plan's own budget: a build that goes on gives the bytes of one that ran through.
-        budget = planned.token_budget
-        for cut in cut_batches(lengths[rows], widths, token_budget=budget, multiple=multiple):
-            works.append(Work(planned.number, rows[cut.start : cut.stop], cut))
+        cuts = shapes._replace(token_budget=planned.token_budget).cut(teacher.store.lengths[rows])
+        works += [Work(planned.number, rows[cut.start : cut.stop], cut) for cut in cuts]
     return works
 
 
@@ -227,15 +282,17 @@ def _fill(
         arrays = {name: np.concatenate([part[name] for _, part in done]) for name in done[0][1]}
         path = ledger.folder / "shards" / f"{number:06d}" / "shard.json"
         facts = {"rows": len(rows), "tokens": int(record["length"].sum())}
+        if teacher.bases.identity:
+            facts["basis"] = teacher.bases.identity
         Sealed.write(path, {**arrays, "rows": record}, facts)
 
 
 def _timed(
-    batches: Iterator[Encoded],
+    batches: Iterator[Done],
     works: list[Work],
     settings: CacheSettings,
     say: Callable[[str], None],
-) -> Iterator[Encoded]:
+) -> Iterator[Done]:
     """``batches`` as they are; says, after the first few, how long the others will take."""
     padded = np.array([work.cut.size * work.cut.width for work in works])
     started = 0.0
