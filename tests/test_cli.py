@@ -299,7 +299,7 @@ def test_cache_ls_and_rm(printed, told, teacher_cache, tmp_path):
     identity = line.split()[0]
     assert (tmp_path / "out" / "cache" / identity).is_dir()
     assert "MiB" in line
-    assert "20 rows  embedding, layer_2  complete" in line
+    assert "20 rows  embedding, layer_2, bf16  complete" in line
     assert f"no cache starts with 'xyz'; there are: {identity}" in told(
         "cache", "rm", "xyz", "--out", out
     )

@@ -24,6 +24,7 @@ from xdistil_jax.experiment import Experiment, RunConfig, TeacherConfig
 from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
+from xdistil_jax.teacher.codec import LOGITS, find_codec
 from xdistil_jax.trees import leaves, matches, unflatten
 
 GROUPS = ("head", "projection", "bilstm", "embed")
@@ -101,6 +102,10 @@ def test_bytes_a_token_are_the_codecs():
         "bf16": 1536, "int8": 770, "pca-256": 258, "pca-128": 130, "pca-64": 66, "logits only": 0
     }  # fmt: skip
     assert CODECS["pca-256"](100) == 102
+    for name in CODECS.keys() - {"logits only"}:
+        codec = find_codec(name)
+        assert CODECS[name](768) == codec.numbers.bytes_per_token(codec.kept or 768)
+    assert LOGITS.bytes_per_token(11) == 22
 
 
 def stage(share=0.0, epochs=2.0, min_steps=0, trainable=GROUPS):

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from xdistil_jax import DataSpec, Experiment, RunConfig, pipeline
+from xdistil_jax import DataSpec, Experiment, RunConfig, Tagger, pipeline
 from xdistil_jax.data import corpus as corpus_module
 from xdistil_jax.deploy.bundle import load_bundle
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
 from xdistil_jax.quickstart import experiment as quickstart
+from xdistil_jax.teacher.manifest import list_caches
 
 
 def shrunk(out: pathlib.Path, strategy: str = "D4.2", **run: object) -> Experiment:
@@ -124,6 +125,50 @@ def test_strategies_share_the_teacher_and_its_cache(finished):
     assert other.folder != result.folder
     assert not [m for m in messages if "building" in m or "fine-tuning" in m]
     assert len(list((out / "cache").glob("[!.]*"))) == 1
+
+
+def coded(out: pathlib.Path, codec: str, strategy: str = "D4.1", **student: str) -> Experiment:
+    whole = shrunk(out, strategy)
+    return dataclasses.replace(
+        whole,
+        teacher=dataclasses.replace(whole.teacher, codec=codec),
+        student=dataclasses.replace(whole.student, **student),
+    )
+
+
+@pytest.mark.parametrize("imitate", ["states", "coordinates"])
+def test_codecs_share_the_teacher_and_make_students_of_their_own(finished, imitate):
+    _, out = finished
+    messages: list[str] = []
+    experiment = coded(out, "pca-0.9", imitate=imitate, projection="linear")
+    found = pipeline.run(experiment, say=messages.append)
+    assert not [m for m in messages if "fine-tuning" in m]
+    assert len(list((out / "quickstart").glob("teacher-*"))) == 1
+    [cache] = [c for c in list_caches(out / "cache") if c.settings["codec"] == "pca-0.9"]
+    kept = np.load(next((out / "cache" / cache.id).glob("basis/directions-*.npy"))).shape[1]
+    assert 1 < kept < 16
+    width = kept if imitate == "coordinates" else 16
+    assert weights(found.folder)["projection/kernel"].shape[1] == width
+    assert load_bundle(found.folder / "student").sizes["teacher_width"] == width
+    assert Tagger.load(found.folder)(["Anna wohnt in Köln ."])
+    again = pipeline.run_again(found.folder)
+    assert again.folder == found.folder
+    assert again.dev == found.dev
+    other = coded(out, "int8", projection="linear")
+    assert pipeline.run(other).folder != found.folder
+
+
+@pytest.mark.parametrize(
+    ("codec", "imitate", "message"),
+    [
+        ("int4", "states", "codec 'int4' is unknown: choose from bf16, int8"),
+        ("int8", "coordinates", "student.imitate is coordinates, .* such as pca-256"),
+    ],
+)
+def test_codecs_that_do_not_fit_are_refused_at_once(tmp_path, codec, imitate, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.run(coded(tmp_path, codec, imitate=imitate))
+    assert not list(tmp_path.glob("*/teacher-*"))
 
 
 def test_a_factored_embedding_is_deployed_as_one_table(finished):

@@ -1,21 +1,19 @@
-"""``xdistil``: the commands. The only place that prints, exits and handles signals."""
+"""``xdistil``: the commands. Only here, and in terminal.py, is anything printed or ended."""
 
 import difflib
 import os
-import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from xdistil_jax.lazy import TRAIN
 from xdistil_jax.planning import load_experiment, plan_options, plan_texts
+from xdistil_jax.terminal import audience, end, say, several, signals
 
 if TYPE_CHECKING:
-    from xdistil_jax.distill.loop import StopFlag
     from xdistil_jax.experiment import Experiment
 
 USAGE = """\
@@ -28,6 +26,7 @@ usage: xdistil COMMAND ...
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
   cache ls|rm [ID] [--out DIR]    the teacher caches
+  launch --processes N COMMAND    quickstart, distil or run in N processes on this machine
 
 xdistil COMMAND --help says more."""
 
@@ -43,26 +42,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "eval": _eval,
         "tag": _tag,
         "cache": _cache,
+        "launch": _launch,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return
+        return print(USAGE)
     name, *rest = arguments
     if name not in commands:
         sys.exit(f"xdistil: no command {name!r}{_nearest(name, commands)}\n\n{USAGE}")
     try:
         commands[name](rest)
     except KeyboardInterrupt:
-        sys.exit("interrupted; repeat the command to go on")
+        end("interrupted; repeat the command to go on")
     except BrokenPipeError:
         # Whoever read us has enough; nothing more can be written, not even on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ModuleNotFoundError as error:
-        sys.exit(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
+        end(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
     except Exception as error:
-        if not _is_told(error):
+        if not _is_told(error) and not several():
             raise
-        sys.exit(f"xdistil {name}: {error}")
+        end(f"xdistil {name}: {error}" if _is_told(error) else traceback.format_exc())
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
@@ -99,40 +98,17 @@ def _parse(kind: Any, arguments: Sequence[str], command: str, default: Any = Non
     return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", config=config, **given)
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _signals() -> Iterator["StopFlag"]:
-    """Ctrl-C and SIGTERM raise a flag while a plan runs, and interrupt at once elsewhere."""
-    from xdistil_jax.distill.loop import StopFlag
-
-    flag = StopFlag()
-
-    def raise_flag(number: int, frame: FrameType | None) -> None:
-        if flag.raised or not flag.listening:
-            raise KeyboardInterrupt
-        flag.raised = True
-
-    before = {
-        number: signal.signal(number, raise_flag) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
+    from xdistil_jax import hosts
     from xdistil_jax.evaluation import compose_rows
     from xdistil_jax.pipeline import run
     from xdistil_jax.report import page
-    from xdistil_jax.report.writers import Progress
 
-    with _signals() as stop:
-        result = run(chosen, evaluate_test=evaluate_test, say=_say, progress=Progress(), stop=stop)
+    hosts.connect(heartbeat_seconds=chosen.run.heartbeat_s)
+    with signals() as stop:
+        result = run(chosen, evaluate_test=evaluate_test, stop=stop, **audience())
+    if not hosts.is_primary():
+        return
     split = "test" if evaluate_test else "dev"
     rows = compose_rows(result.report["figures"][split], result.report.get("latency"))
     print(page.table(rows))
@@ -149,11 +125,14 @@ class QuickstartArguments:
 
 def _quickstart(arguments: list[str]) -> None:
     given = _parse(QuickstartArguments, arguments, "quickstart")
+    from xdistil_jax import hosts
     from xdistil_jax.quickstart import CAVEAT, quickstart
-    from xdistil_jax.report.writers import Progress
 
-    with _signals() as stop:
-        found = quickstart(out=given.out, seed=given.seed, say=_say, progress=Progress(), stop=stop)
+    hosts.connect()
+    with signals() as stop:
+        found = quickstart(out=given.out, seed=given.seed, stop=stop, **audience())
+    if not hosts.is_primary():
+        return
     print(found.table)
     print(CAVEAT)
     print(f"Report: {found.page}")
@@ -278,7 +257,7 @@ def _eval(arguments: list[str]) -> None:
         _show_usage("xdistil eval RUN [--split dev|test]", arguments)
     folder, *rest = arguments
     given = _parse(EvalArguments, rest, "eval RUN")
-    result = run_again(folder, evaluate_test=given.split == "test", say=_say)
+    result = run_again(folder, evaluate_test=given.split == "test", say=say)
     rows = compose_rows(result.report["figures"][given.split], result.report.get("latency"))
     print(page.table(rows))
     print(f"{given.split} figures. Report: {result.folder / 'report.md'}")
@@ -316,11 +295,32 @@ def _cache(arguments: list[str]) -> None:
         for info in list_caches(root / "cache"):
             state = "complete" if info.complete else "unfinished"
             state = state if info.settings else "damaged, or of a newer version"
-            layers = ", ".join(info.settings.get("layers", ()))
-            print(
-                f"{info.id}  {info.bytes / 2**20:8.1f} MiB  {info.rows:9,} rows  {layers}  {state}"
-            )
+            about = [*info.settings.get("layers", ()), info.settings.get("codec", "")]
+            size = f"{info.bytes / 2**20:8.1f} MiB  {info.rows:9,} rows"
+            print(f"{info.id}  {size}  {', '.join(about)}  {state}")
     elif len(arguments) == 2 and arguments[0] == "rm":
         print(f"removed {remove_cache(root / 'cache', arguments[1])}")
     else:
         _show_usage("xdistil cache ls | xdistil cache rm ID   [--out DIR]", arguments)
+
+
+@dataclass(frozen=True)
+class LaunchArguments:
+    """A command in several processes on this machine; one that dies is named."""
+
+    processes: int
+    devices: int = 0
+    """Virtual CPU devices in each; 0: the devices that there are."""
+    grace: float = 60.0
+    """Seconds between SIGTERM and the end."""
+
+
+def _launch(arguments: list[str]) -> None:
+    from xdistil_jax.launch import COMMANDS, launch
+
+    place = next((i for i, each in enumerate(arguments) if each in COMMANDS), -1)
+    if place < 0:
+        _show_usage("xdistil launch --processes 4 [--devices 2] [--grace 60] run FILE …", arguments)
+    given = _parse(LaunchArguments, arguments[:place], "launch")
+    command = [sys.executable, "-m", "xdistil_jax", *arguments[place:]]
+    sys.exit(launch(command, given.processes, given.devices, given.grace, say=say))

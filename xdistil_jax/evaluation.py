@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from xdistil_jax import files
+from xdistil_jax import files, hosts
 from xdistil_jax.data.batches import Buckets, choose_widths
 from xdistil_jax.data.corpus import Corpus, ReadLog, Sentence, load_test
-from xdistil_jax.data.encode import EncodedStore, encode
+from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.data.leaks import overlap, unseen
 from xdistil_jax.distill.evaluate import (
     TaggedSet,
@@ -63,10 +63,10 @@ def tag(
 def _word_logits(
     session: Session, model: Trained, bare: Sequence[Sentence]
 ) -> tuple[Float[Array, "W C"], TaggedSet, EncodedStore]:
-    store = encode(bare, model.tokenizer, None, max_length=model.max_length, folder=session.encoded)
-    buckets = Buckets(choose_widths(store.lengths, session.experiment.run.buckets), 4096)
-    decoding = session.experiment.run.decoding
-    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=decoding)
+    store = session.encode(bare, model.tokenizer, None, max_length=model.max_length)
+    run_ = session.experiment.run
+    buckets = Buckets(choose_widths(store.lengths, run_.buckets), 4096, run_.shards)
+    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=run_.decoding)
     params = replicate(model.params, session.mesh)
     return word_logits(model.spec, session.dtype, params, tagged), tagged, store
 
@@ -111,7 +111,9 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """report.json and report.md."""
+    """report.json and report.md, once for all processes."""
+    if not hosts.is_primary():
+        return
     files.write_atomic(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
     files.write_atomic(folder / "report.md", page.render(report))
 
@@ -124,11 +126,12 @@ def report_run(
 
     ``models`` are ``"teacher"``, unless only its outputs are there, and ``"student"``.
     """
-    report = read_report(folder)
+    report = hosts.primarys(read_report(folder))
     figures = dict(report.get("figures", {}))
     readings = report.get("test_readings", 0)
     latency = report.get("latency")
-    if latency is None and session.experiment.run.latency and "teacher" in models:
+    measured = session.experiment.run.latency and hosts.is_primary()
+    if latency is None and measured and "teacher" in models:
         with session.timed("latency"):
             latency = _latency(models["teacher"], models["student"])
 
@@ -238,7 +241,7 @@ def _kept_scores(
     """A model's scores, kept in its folder: runs that share a teacher score it once."""
     mark = hashlib.blake2b(np.packbits(fresh).tobytes(), digest_size=4).hexdigest()
     path = None if model.folder is None else model.folder / f"scores-{identity}-{mark}.json"
-    if path is not None and path.is_file():
+    if path is not None and hosts.primarys(path.is_file()):
         return json.loads(path.read_text(encoding="utf-8"))
     scores, rest = evaluate(session, model, sentences, fresh=fresh)
     found = {
@@ -246,7 +249,7 @@ def _kept_scores(
         "unseen": None if rest is None else rest.to_json(),
         "parameters": bench.parameters(model.params),
     }
-    if path is not None:
+    if path is not None and hosts.is_primary():
         files.write_atomic(path, json.dumps(found))
     return found
 

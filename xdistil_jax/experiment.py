@@ -33,7 +33,9 @@ class TeacherConfig:
     student imitates (1 … L; 0: the last); ``fine_tune=False`` takes a token-classification
     checkpoint as it is, whatever its tags: they are matched by name, after ``labels`` has renamed
     types (``("PERSON=PER", "MISC=O")``). ``outputs`` is a folder that ``OutputsWriter`` has filled,
-    instead of a model. ``word_dropout`` hides whole pieces in training;
+    instead of a model. ``codec`` is how the cache stores states: ``bf16``, ``int8``, or, as int8,
+    principal coordinates: ``pca-256`` so many, ``pca-0.99`` as many as hold that share of the
+    energy. ``word_dropout`` hides whole pieces in training;
     ``min_f1`` is the dev F1 in percent under which nothing is distilled; ``cache`` is the id of the
     one teacher cache that will do.
     """
@@ -43,6 +45,7 @@ class TeacherConfig:
     revision: str = ""
     tokenizer: str = ""
     layer: int = 0
+    codec: str = "bf16"
     max_length: int = 128
     fine_tune: bool = True
     labels: tuple[str, ...] = ()
@@ -93,6 +96,10 @@ class StudentConfig:
     keeps only the most frequent of them; ``tokenizer`` (folder, vocabulary file or hub name) is
     another one, cut likewise. Then words are cut otherwise than the teacher cuts them, and what it
     says is read at words: of their first piece, or the mean over all (``pool``).
+
+    Of a teacher whose ``codec`` is PCA it imitates the ``"states"``, restored, or the
+    ``"coordinates"`` themselves. Then its projection is only as wide as they are many. For a linear
+    projection that is the same objective up to a constant and a factor; for ``gelu`` it is another.
     """
 
     embed: int = 50
@@ -105,6 +112,7 @@ class StudentConfig:
     tokenizer: str = ""
     vocab_size: int = 0
     pool: Literal["first", "mean"] = "first"
+    imitate: Literal["states", "coordinates"] = "states"
 
 
 STUDENTS: dict[str, StudentConfig] = {
@@ -119,19 +127,24 @@ STUDENTS: dict[str, StudentConfig] = {
 class RunConfig:
     """How a run is carried out. ``temperature`` evens out the languages (1: as they are).
 
-    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``.
+    Each batch takes as many rows from each of ``shards`` logical shards, so any number of devices
+    that divides it sees the same batches: set it to the largest number that you will ever use.
+    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``. Of
+    several processes one that is silent for ``heartbeat_s`` seconds counts as dead.
     """
 
     out: str = "runs"
     seed: int = 0
     token_budget: int = 4096
     buckets: int = 6
+    shards: int = 16
     steps_per_call: int = 16
     temperature: float = 1.0
     held_out: int = 1000
     decoding: Decoding = "iob2"
     precision: Precision = "auto"
     save_every_s: float = 60.0
+    heartbeat_s: int = 100
     latency: bool = True
 
 
@@ -169,6 +182,7 @@ _WITHOUT_EFFECT = {
     ("Experiment", "name"),
     ("RunConfig", "out"),
     ("RunConfig", "save_every_s"),
+    ("RunConfig", "heartbeat_s"),
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),
     ("TeacherConfig", "min_f1"),

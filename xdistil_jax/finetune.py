@@ -8,9 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from xdistil_jax import files
+from xdistil_jax import files, hosts
 from xdistil_jax.data.corpus import Corpus
-from xdistil_jax.data.encode import encode
 from xdistil_jax.data.tokenizer import (
     WITHIN_WORD,
     Tokenizer,
@@ -19,7 +18,7 @@ from xdistil_jax.data.tokenizer import (
     train_tokenizer,
 )
 from xdistil_jax.distill.stages import Stage, Term
-from xdistil_jax.experiment import TeacherConfig, hash8
+from xdistil_jax.experiment import TeacherConfig, hash8, settings
 from xdistil_jax.labels import LabelMap
 from xdistil_jax.models.checkpoints import keep_lowest, load_encoder, save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
@@ -27,6 +26,7 @@ from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.sharding import placer, platform
+from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
 from xdistil_jax.teacher.outputs import read_outputs
@@ -65,10 +65,19 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensem
     """The experiment's teacher, or all of its teachers as one.
 
     Raises:
-        ValueError: for weights that don't fit the teachers.
+        ValueError: for weights that don't fit the teachers, an unknown codec, or one without the
+            coordinates that the student is to imitate.
     """
     experiment, ensemble = session.experiment, session.experiment.ensemble
     configs = (experiment.teacher, *ensemble.teachers)
+    codecs = [None if config.outputs else find_codec(config.codec) for config in configs]
+    if experiment.student.imitate == "coordinates":
+        heard = codecs if ensemble.states == "concatenated" else codecs[:1]
+        if any(codec is None or codec.kept is None for codec in heard):
+            raise ValueError(
+                "student.imitate is coordinates, but the teacher's states are stored without a "
+                "basis: set teacher.codec to one with it, such as pca-256, or imitate states"
+            )
     texts = [text.partition("=") for text in ensemble.by_language]
     try:
         own = {code: tuple(map(float, numbers.split(","))) for code, _, numbers in texts}
@@ -99,20 +108,21 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     experiment = session.experiment
     tokenizer = _tokenizer(config, corpus)
     length = config.max_length
-    train = encode(
-        corpus.train, tokenizer, corpus.tagset, max_length=length, folder=session.encoded
-    )
-    dev = encode(corpus.dev, tokenizer, corpus.tagset, max_length=length, folder=session.encoded)
+    train = session.encode(corpus.train, tokenizer, corpus.tagset, max_length=length)
+    dev = session.encode(corpus.dev, tokenizer, corpus.tagset, max_length=length)
     run_ = experiment.run
+    # What is read of it later, and how that is stored, changes nothing of the teacher.
+    made = {**settings(config), "layer": 0}
+    del made["codec"]
     identity = hash8(
-        replace(config, layer=0), run_.temperature, run_.buckets, run_.steps_per_call,
+        made, run_.temperature, run_.buckets, run_.steps_per_call,
         run_.decoding, session.dtype, _checkpoint_identity(config.checkpoint), train.identity,
         dev.identity,
     )  # fmt: skip
     folder = experiment.folder() / f"teacher-{identity}"
     key = jax.random.key(config.seed)
     tags = corpus.tagset.tags
-    if not (folder / "model" / "config.json").is_file():
+    if not hosts.primarys((folder / "model" / "config.json").is_file()):
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
         if config.fine_tune:
@@ -126,8 +136,9 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
                     session, folder, spec, params, (stage,), train, dev, corpus.tagset,
                     labelled=np.arange(train.rows), budget=config.token_budget, seed=config.seed,
                 ).params  # fmt: skip
-        save_encoder(folder / "model", spec, jax.tree.map(np.asarray, params), own)
-        tokenizer.save(folder / "model")
+        host = jax.tree.map(np.asarray, params)
+        hosts.once(lambda: tokenizer.save(folder / "model"))
+        hosts.once(lambda: save_encoder(folder / "model", spec, host, own))
     # A scan copies each layer's weights out of their stack: a fourteenth of the time on a CPU,
     # where the longer program compiles in half a second.
     stacked = platform(session.mesh) != "cpu"
@@ -140,7 +151,9 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
     layer = layer_name(config, spec)
-    return Trained(spec, params, tokenizer, corpus.tagset, length, identity, folder, layer)
+    return Trained(
+        spec, params, tokenizer, corpus.tagset, length, identity, folder, layer, config.codec
+    )
 
 
 def given_outputs(session: Session, corpus: Corpus, config: TeacherConfig) -> Given:

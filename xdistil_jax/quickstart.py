@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xdistil_jax import files
+from xdistil_jax import files, hosts
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.distill.stages import Schedule, StopRule
@@ -94,5 +94,5 @@ def quickstart(
         latency=reports[-1]["latency"],
         notes=[CAVEAT],
     )
-    files.write_atomic(path, page.render(joint))
+    hosts.once(lambda: files.write_atomic(path, page.render(joint)))
     return Quickstart(page.table(rows), path, tuple(folders))

@@ -1,7 +1,7 @@
 """What the steps of one run share, and a model together with all that it takes to tag text."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,9 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from xdistil_jax import hosts
+from xdistil_jax.data.corpus import Sentence
+from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.tokenizer import Tokenizer
 from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.experiment import Experiment
@@ -25,7 +28,7 @@ Say = Callable[[str], None]
 class Trained:
     """A teacher or a student, ready to tag; ``folder`` is where its scores are kept.
 
-    ``layer`` is the one that students of this teacher imitate.
+    ``layer`` is the one that students of this teacher imitate, ``codec`` how it is cached.
     """
 
     spec: Spec
@@ -36,6 +39,7 @@ class Trained:
     fingerprint: str = ""
     folder: Path | None = None
     layer: str = ""
+    codec: str = "bf16"
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,18 @@ class Session:
                 f"would now give {folder}. Run the experiment anew, or put the data back"
             )
 
-    @property
-    def encoded(self) -> Path:
-        """Encoded text, by its hash, shared by all experiments."""
-        return Path(self.experiment.run.out) / "encoded"
+    def encode(
+        self,
+        sentences: Sequence[Sentence],
+        tokenizer: Tokenizer,
+        tagset: TagSet | None,
+        *,
+        max_length: int,
+    ) -> EncodedStore:
+        """The store of ``sentences``, under its hash and shared by all experiments."""
+        folder = Path(self.experiment.run.out) / "encoded"
+        with hosts.primary_first():
+            return encode(sentences, tokenizer, tagset, max_length=max_length, folder=folder)
 
     @property
     def caches(self) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from xdistil_jax import trees
 
@@ -46,8 +46,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Place every leaf of ``tree`` whole on every device of ``mesh``."""
-    return jax.device_put(tree, replicated(mesh))
+    """Place every leaf of ``tree`` whole on every device of ``mesh``.
+
+    Every process passes the same values.
+    """
+    sharding = replicated(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
+
+
+def _place(leaf: Any, sharding: NamedSharding) -> Array:
+    """A leaf that each process holds whole, or that lies on all devices already."""
+    placed = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    if placed or sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_place(jax.random.key_data(leaf), sharding))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def placer(
@@ -62,7 +79,7 @@ def placer(
     def place(path: str, leaf: np.ndarray) -> Array:
         spec = PartitionSpec() if rules is None else rules[trees.covering(path, tuple(rules))]
         # Waits, so that the host's leaf can go before the next one is made.
-        return jax.block_until_ready(jax.device_put(leaf, NamedSharding(mesh, spec)))
+        return jax.block_until_ready(_place(leaf, NamedSharding(mesh, spec)))
 
     return place
 
@@ -70,12 +87,40 @@ def placer(
 def place_batch(tree: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
     """Host arrays -> global arrays whose rows are split over ``data``.
 
-    Every process passes the rows of its own devices; on one process that is all of them.
+    Every process passes the rows of its own devices (``own_rows``).
     """
     sharding = batch_sharding(mesh, leading=leading)
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
     )
+
+
+def own_rows(mesh: Mesh, rows: int) -> Int[np.ndarray, "b"]:
+    """Which of ``rows`` rows, split over ``data``, lie on this process's devices."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    parts = sorted({part.indices(rows)[:2] for (part,) in places})
+    return np.concatenate([np.arange(*part) for part in parts])
+
+
+def own_mesh(mesh: Mesh) -> Mesh:
+    """The part of ``mesh`` that belongs to this process: a mesh of its own."""
+    if batch_sharding(mesh).is_fully_addressable:
+        return mesh
+    mine = [each for each in mesh.devices.flat if each.process_index == jax.process_index()]
+    return make_mesh(mine, model=mesh.shape["model"])
+
+
+def own_copy(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Leaves that lie whole on every device -> the same on this process's ``own_mesh`` alone."""
+    sharding = replicated(mesh)
+
+    def own(leaf: Any) -> Array:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        parts = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
+
+    return jax.tree.map(own, tree)
 
 
 def by_rules(

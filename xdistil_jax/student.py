@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,15 +10,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from xdistil_jax import files, trees
+from xdistil_jax import files, hosts, trees
 from xdistil_jax.data.corpus import Corpus, Sentence
-from xdistil_jax.data.encode import EncodedStore, encode, piece_counts
+from xdistil_jax.data.encode import EncodedStore, piece_counts
 from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import can_tag, check_teacher
-from xdistil_jax.experiment import hash8, settings
+from xdistil_jax.experiment import Experiment, hash8, settings
 from xdistil_jax.finetune import transplant
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
@@ -57,10 +58,7 @@ def encode_text(session: Session, corpus: Corpus, teacher: Teaching) -> Text:
     sentences = (*corpus.train, *corpus.transfer)
 
     def encoded(tokenizer: Tokenizer) -> EncodedStore:
-        return encode(
-            sentences, tokenizer, corpus.tagset, max_length=teacher.max_length,
-            folder=session.encoded,
-        )  # fmt: skip
+        return session.encode(sentences, tokenizer, corpus.tagset, max_length=teacher.max_length)
 
     same = isinstance(teacher, Trained) and not config.tokenizer
     given = teacher.tokenizer if same else _own_tokenizer(session, sentences)
@@ -96,13 +94,13 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
         members = [cache_teacher(session, text, member) for member in teacher.members]
         weights = np.array([teacher.weights_of(code) for code in text.ours.languages])
         return combine(members, text.ours, weights, states=config.states, width=config.width)
-    theirs = encode(
-        text.sentences, teacher.tokenizer, teacher.tagset, max_length=teacher.max_length,
-        folder=session.encoded,
-    )  # fmt: skip
+    theirs = session.encode(
+        text.sentences, teacher.tokenizer, teacher.tagset, max_length=teacher.max_length
+    )
     wanted = CacheSettings(
         teacher=teacher.fingerprint, tokenizer=teacher.tokenizer.fingerprint,
-        layers=(teacher.layer,), max_length=teacher.max_length, dtype=session.dtype,
+        layers=(teacher.layer,), max_length=teacher.max_length, codec=teacher.codec,
+        dtype=session.dtype,
     )  # fmt: skip
     with session.timed("cache"):
         cache = build_cache(
@@ -110,6 +108,8 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
             build(replace(teacher.spec, outputs=(teacher.layer,))), teacher.params, wanted,
             mesh=session.mesh, say=session.say, only=session.experiment.teacher.cache or None,
         )  # fmt: skip
+    if session.experiment.student.imitate == "coordinates":
+        cache = replace(cache, coordinates=True)
     if text.kept is not None and _same_rows(theirs, text.ours, text.kept):
         return cache
     return anchor(cache, theirs, text.ours, pool=session.experiment.student.pool)
@@ -141,33 +141,31 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
         text.tokenizer.vocab_size, config.embed, config.hidden, width,
         len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
     )  # fmt: skip
-    dev = encode(
-        corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length,
-        folder=session.encoded,
-    )  # fmt: skip
+    dev = session.encode(corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length)
     identity = hash8(
         config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
-        text.ours.identity, dev.identity,
+        experiment.teacher.codec, text.ours.identity, dev.identity,
     )  # fmt: skip
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
-    if not (folder / "student").is_dir():
+    if not hosts.primarys((folder / "student").is_dir()):
         if can_tag(teacher) and _taught(stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
-        params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
-        params = join_embedding(params)
-        save_bundle(
-            folder / "student", kind="bilstm", sizes=asdict(spec),
+        spec, params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
+        save = partial(
+            save_bundle, folder / "student", kind="bilstm", sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
             tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=text.ours.max_length,
             decoding=experiment.run.decoding,
         )  # fmt: skip
-    params = trees.unflatten(load_bundle(folder / "student").weights)
+        hosts.once(save)
+    bundle = load_bundle(folder / "student")
     return folder, Trained(
-        spec, params, text.tokenizer, corpus.tagset, text.ours.max_length, folder=folder
-    )
+        BiLSTMSpec(**bundle.sizes), trees.unflatten(bundle.weights), text.tokenizer,
+        corpus.tagset, text.ours.max_length, folder=folder,
+    )  # fmt: skip
 
 
 def _lead(teacher: Teaching) -> Trained | Given:
@@ -212,6 +210,15 @@ def _start_table(
     return transplant(table, teacher.tokenizer, text.tokenizer, key)
 
 
+def _write_plan(folder: Path, experiment: Experiment, params: Params) -> None:
+    """config.json, and plan.txt with the mask of each stage."""
+    stages = experiment.plan()
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(folder / "config.json", json.dumps(settings(experiment), indent=2))
+    masks = (f"{s.name}\n{trees.describe(trees.mask(params, s.trainable))}" for s in stages)
+    files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
+
+
 def _train_student(
     session: Session,
     folder: Path,
@@ -220,24 +227,32 @@ def _train_student(
     dev: EncodedStore,
     tagset: TagSet,
     teacher: Teaching,
-) -> Params:
+) -> tuple[BiLSTMSpec, Params]:
+    """The trained parameters, and the sizes that they were trained with."""
     experiment = session.experiment
     stages = experiment.plan()
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(folder / "config.json", json.dumps(settings(experiment), indent=2))
     config, table = experiment.student, _start_table(session, text, teacher)
+    cache = cache_teacher(session, text, teacher) if _taught(stages) else None
+    if cache is not None and config.imitate == "coordinates":
+        spec = replace(spec, teacher_width=_width(cache, spec.imitates))
+    deployed = spec
     projected = table is not None and config.embedding == "projected"
     if projected:
         spec = replace(spec, source_width=table.shape[1])
     params = build(spec).init(jax.random.key(experiment.run.seed))
-    masks = (f"{s.name}\n{trees.describe(trees.mask(params, s.trainable))}" for s in stages)
-    files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
+    hosts.once(partial(_write_plan, folder, experiment, params))
     if table is not None:
         params = start_embedding(params, table, scale=config.embedding_scale, projected=projected)
-    cache = cache_teacher(session, text, teacher) if _taught(stages) else None
     with session.timed("student"):
-        return train_plan(
+        params = train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,
             labelled=text.labelled, transfer=text.transfer, teacher=cache,
             budget=experiment.run.token_budget, seed=experiment.run.seed,
         ).params  # fmt: skip
+    return deployed, join_embedding(jax.tree.map(np.asarray, params))
+
+
+def _width(teacher: Teacher, layer: str) -> int:
+    """Of what ``teacher`` gives of a layer."""
+    nothing = teacher.stream(np.array([-1]), 1)
+    return teacher.lookup(teacher.arrays, nothing, None).hidden[layer].shape[-1]

@@ -1,15 +1,17 @@
 """A plan, run in a folder: data placed, checkpoints, metrics.jsonl and TensorBoard around it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
+from xdistil_jax import hosts
 from xdistil_jax.data.batches import Buckets, Source, choose_widths, language_rates, mix
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.evaluate import HeldOut, tagged_set
-from xdistil_jax.distill.loop import PlanResult, Training, run_plan
+from xdistil_jax.distill.loop import PlanResult, Training, Writer, run_plan
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import Model
 from xdistil_jax.labels import TagSet
@@ -29,15 +31,12 @@ def train_plan(
     """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
     run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call
     widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
-    buckets = Buckets(widths, budget)
+    buckets = Buckets(widths, budget, run_.shards)
     transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
     held_out, transfer = _hold_out(transfer, store.sentence[transfer], run_.held_out, seed)
     checkpoints = Checkpoints(folder / "checkpoints", every=run_.save_every_s)
     saved = checkpoints.peek() or {"records": 0, "global_step": 0}
-    lines = JsonLines(folder / "metrics.jsonl", keep=saved["records"])
-    board = TensorBoard(folder / "tensorboard", purge_step=saved["global_step"])
-    shown = () if session.progress is None else (session.progress,)
-    writer = Writers((lines, board, *shown))
+    writer = Writers(_writers(folder, session, saved) if hosts.is_primary() else ())
     sources = [_source(store, rows, run_.temperature) for rows in (labelled, transfer)]
     training = Training(
         Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
@@ -54,6 +53,13 @@ def train_plan(
         session.stop.listening = False
         writer.close()
         checkpoints.close()
+
+
+def _writers(folder: Path, session: Session, saved: Mapping[str, int]) -> tuple[Writer, ...]:
+    lines = JsonLines(folder / "metrics.jsonl", keep=saved["records"])
+    board = TensorBoard(folder / "tensorboard", purge_step=saved["global_step"])
+    shown = () if session.progress is None else (session.progress,)
+    return (lines, board, *shown)
 
 
 def _source(store: EncodedStore, rows: np.ndarray, temperature: float) -> Source:

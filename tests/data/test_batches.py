@@ -1,5 +1,6 @@
 """A batch is a function of (seed, stage, step); every row has its turn; buckets waste little."""
 
+import dataclasses
 import sys
 from itertools import chain, combinations, islice
 
@@ -192,21 +193,23 @@ def test_every_row_once_in_an_epoch(fraction, text):
         assert sorted(rows_of(epoch(sampler(fraction), number))) == text.rows.tolist()
 
 
+@pytest.mark.parametrize("shards", [SHARDS, 4, 32])
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
-def test_a_batch_takes_an_equal_share_from_each_shard(fraction):
+def test_a_batch_takes_an_equal_share_from_each_shard(fraction, shards):
     drawn = sampler(fraction)
+    drawn = dataclasses.replace(drawn, buckets=dataclasses.replace(drawn.buckets, shards=shards))
     for bucket, rows in epoch(drawn):
         labelled, transfer = drawn.shares(bucket)
-        role = drawn.role(bucket).reshape(SHARDS, labelled + transfer)
+        role = drawn.role(bucket).reshape(shards, labelled + transfer)
         assert len(rows) == role.size
-        assert role.sum(1).tolist() == [labelled] * SHARDS
+        assert role.sum(1).tolist() == [labelled] * shards
         for shard, (row, is_labelled) in enumerate(
             zip(np.reshape(rows, role.shape), role, strict=True)
         ):
             for text, chosen in ((LABELLED, is_labelled), (TRANSFER, ~is_labelled)):
                 found = row[chosen & (row >= 0)]
                 assert np.isin(found, text.rows).all()
-                assert ((found - text.rows[0]) % SHARDS == shard).all()
+                assert ((found - text.rows[0]) % shards == shard).all()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])

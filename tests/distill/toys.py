@@ -208,9 +208,9 @@ class Records:
         self.after(len(self.shown))
 
 
-def make_training(checkpoints=None, writer=None, stop=None, **options):
-    """A run on the random text, on one device."""
-    model, teacher, steps = make_model(), Teacher(), 2
+def make_training(checkpoints=None, writer=None, stop=None, *, devices=1, **options):
+    """A run on the random text."""
+    model, teacher, steps = make_model(devices), Teacher(), 2
     transfer = make_sampler(0.5).transfer.rows
     values = {
         "labelled": make_sampler(0.5).labelled,

@@ -1,5 +1,6 @@
 """What a teacher says, read at the words of a student that cuts them otherwise."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -55,10 +56,16 @@ def numbers(streamed) -> dict[str, np.ndarray]:
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
+def heard(teacher, rows: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    """What the train step would get."""
+    output = teacher.lookup(teacher.arrays, teacher.stream(rows, width), None)
+    return numbers({"hidden": output.hidden, "logits": output.logits})
+
+
 def by_word(store: EncodedStore, teacher, *, pool: str = "first") -> dict:
     """(sentence, word) -> what a teacher bound to ``store`` says, looked up piece by piece."""
     rows = np.arange(store.rows)
-    streamed = numbers(teacher.stream(rows, int(store.lengths.max())))
+    streamed = heard(teacher, rows, int(store.lengths.max()))
     found = {}
     for row in rows:
         word = store.word[store.offsets[row] : store.offsets[row + 1]]
@@ -103,6 +110,22 @@ def test_every_word_gets_what_the_teacher_says_of_it(folder, theirs, cache, pool
             np.testing.assert_allclose(
                 found[word][name], rounded, rtol=1e-2 if pool == "mean" else 0, err_msg=str(word)
             )
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+@pytest.mark.parametrize("codec", ["int8", "pca-6", "pca-0.9"])
+def test_every_word_gets_it_with_every_codec(folder, theirs, pool, codec):
+    chosen = dataclasses.replace(SETTINGS, codec=codec)
+    cache = build_toy(folder / codec, theirs, settings=chosen)
+    anchored = anchor(cache, theirs, stored(FINE, folder, length=10), pool=pool)
+    wanted, found = by_word(theirs, cache, pool=pool), by_word(anchored.store, anchored)
+    assert wanted.keys() == found.keys()
+    for word, outputs in wanted.items():
+        for name, array in outputs.items():
+            # The mean is encoded once more: a 252nd of its largest coordinate, in each of them.
+            allowed = np.linalg.norm(array) * 4 / 252 if pool == "mean" else 1e-5
+            error = np.linalg.norm(found[word][name] - array)
+            assert error <= allowed + 0.1 * (pool == "mean"), (word, name)
 
 
 @settings(max_examples=20, deadline=None)

@@ -199,9 +199,12 @@ def test_of_two_builders_one_builds_and_one_waits(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(tmp_path):
-    events = [1, 18, 44, 63, 88]
-    command = [sys.executable, "-m", "tests.teacher.toys", str(tmp_path), str(tmp_path / "jit")]
+@pytest.mark.parametrize(
+    ("codec", "events"), [("bf16", [1, 18, 44, 63, 88]), ("pca-0.9", [3, 16, 60, 115, 130])]
+)
+def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(tmp_path, codec, events):
+    places = [str(tmp_path), str(tmp_path / "jit")]
+    command = [sys.executable, "-m", "tests.teacher.toys", *places, codec]
     done = subprocess.run(
         [*command, *map(str, events)],
         cwd=Path(__file__).parents[2],

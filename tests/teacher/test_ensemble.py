@@ -1,5 +1,7 @@
 """Several teachers as one, against NumPy, word by word."""
 
+import dataclasses
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -12,7 +14,8 @@ from xdistil_jax.teacher.anchor import anchor
 from xdistil_jax.teacher.ensemble import LAYER, combine, mix_logits, normalised
 
 TEXT = [each._replace(language=code) for each, code in zip(SENTENCES, "abab", strict=True)]
-ROWS = np.array([[2, -1, 0], [1, 3, 0]])
+# Rows of all four sentences, of both languages.
+ROWS = np.array([[4, -1, 0], [1, 12, 5]])
 WEIGHTS = np.array([[0.25, 0.75], [1.0, 0.0]])
 
 
@@ -69,6 +72,24 @@ def test_concatenated_states_stand_side_by_side(ours, caches):
     found = output(combine(caches, ours, WEIGHTS, states="concatenated"))
     parts = [state for cache in caches for state in output(cache).hidden.values()]
     np.testing.assert_array_equal(found.hidden[LAYER], np.concatenate(parts, -1))
+
+
+@pytest.mark.parametrize("codec", ["int8", "pca-5", "pca-0.9"])
+def test_every_codec_is_decoded(folder, ours, codec):
+    chosen = dataclasses.replace(SETTINGS, codec=codec)
+    caches = [
+        build_toy(folder / codec / str(seed), ours, settings=chosen, params=make_params(seed))
+        for seed in (0, 1)
+    ]
+    alone = [output(cache).hidden for cache in caches]
+    first = output(combine(caches, ours, WEIGHTS)).hidden
+    jax.tree.map(np.testing.assert_array_equal, first, alone[0])
+    both = output(combine(caches, ours, WEIGHTS, states="concatenated")).hidden[LAYER]
+    parts = [state for hidden in alone for state in hidden.values()]
+    np.testing.assert_array_equal(both, np.concatenate(parts, -1))
+    assert not np.array_equal(alone[0]["layer_2"], alone[1]["layer_2"])
+    few = combine(caches, ours, WEIGHTS, states="concatenated", width=3)
+    assert output(few).hidden[LAYER].shape[-1] == 3
 
 
 @pytest.mark.parametrize("width", [3, 64])

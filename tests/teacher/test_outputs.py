@@ -85,9 +85,10 @@ def test_pieces_are_read_at_their_words(tmp_path, pool):
     np.testing.assert_array_equal(found.maps["logits"][0], np.array(wanted).astype(np.float16))
 
 
-def test_what_was_added_again_counts_once(tmp_path):
+def test_what_was_added_again_counts_once_and_as_it_was_last(tmp_path):
+    with OutputsWriter(tmp_path / "out", tags=TAGS, width=6) as writer:
+        writer.add(WORDS[0], *outputs_of(WORDS[0], seed=1))
     write(tmp_path / "out")
-    write(tmp_path / "out", WORDS[:1])
     assert len(read_outputs(tmp_path / "out").key) == len(WORDS)
     assert_taught(tmp_path / "out", tmp_path)
 

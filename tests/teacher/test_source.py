@@ -1,11 +1,21 @@
 """Teachers as the step sees them: the cache gives what the teacher itself gives."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.teacher.toys import LAYERS, SPEC, build_toy, make_params, make_store, random_rows
+from tests.teacher.toys import (
+    LAYERS,
+    SETTINGS,
+    SPEC,
+    build_toy,
+    make_params,
+    make_store,
+    random_rows,
+)
 from xdistil_jax.teacher.source import OnlineTeacher, Teacher
 from xdistil_jax.types import Batch, EncoderOutput
 
@@ -37,6 +47,27 @@ def ask(teacher: Teacher, rows: np.ndarray, batch: Batch) -> EncoderOutput:
 
 
 ROWS = np.array([3, 17, -1, 0, 39, 3])
+
+
+@pytest.mark.parametrize("codec", ["int8", "pca-16"])
+def test_coarser_codecs_are_near_the_online_teacher(tmp_path, codec):
+    """With as many coordinates as the states have, a basis loses nothing but by int8."""
+    cache = build_toy(tmp_path, STORE, settings=dataclasses.replace(SETTINGS, codec=codec))
+    batch = make_batch(ROWS, 40)
+    online, cached = (
+        ask(OnlineTeacher(SPEC, PARAMS, None, LAYERS), ROWS, batch),
+        ask(cache, ROWS, batch),
+    )
+    real = np.asarray(batch.repr_mask)
+    for layer in LAYERS:
+        ours, theirs = cached.hidden[layer][real], online.hidden[layer][real]
+        assert ours.dtype == np.float32
+        error = np.linalg.norm(ours - theirs, axis=1)
+        # No coordinate is larger than the whole state, measured from the mean.
+        longest = np.linalg.norm(theirs - theirs.mean(0), axis=1) + np.linalg.norm(theirs, axis=1)
+        assert error.max() > 0
+        assert (error <= np.sqrt(16) * longest / 252 + 1e-4).all()
+    np.testing.assert_allclose(cached.logits[real], online.logits[real], rtol=2.0**-10, atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [False, True])

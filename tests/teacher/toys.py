@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -81,7 +82,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _kill_at(event: int, root: str) -> None:
+def kill_at(event: int, root: str) -> None:
     """Die, as by kill -9, when the process touches files below ``root`` for the n-th time."""
     left = [event]
 
@@ -94,24 +95,26 @@ def _kill_at(event: int, root: str) -> None:
     sys.addaudithook(hook)
 
 
-def _fork_build(folder: str, event: int | None = None) -> int:
+def _fork_build(folder: str, codec: str, event: int | None = None) -> int:
     """Build in a child process; gives 0, or the signal that it died of."""
     # No backend has been started yet, so a fork is safe and saves the imports.
     child = os.fork()
     if not child:
         if event is not None:
-            _kill_at(event, folder)
-        build_toy(Path(folder), make_store(random_rows(60)))
+            kill_at(event, folder)
+        settings = replace(SETTINGS, codec=codec)
+        build_toy(Path(folder), make_store(random_rows(60)), settings=settings)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":
-    root, compiled, *events = sys.argv[1:]
+    root, compiled, codec, *events = sys.argv[1:]
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    assert _fork_build(f"{root}/whole") == 0
+    assert _fork_build(f"{root}/whole", codec) == 0
     for number in map(int, events):
-        status = _fork_build(f"{root}/{number}", number)
+        status = _fork_build(f"{root}/{number}", codec, number)
         built = len(list(Path(root, str(number)).glob("*/shards/0*")))
-        print(number, status, built, _fork_build(f"{root}/{number}"), flush=True)  # noqa: T201
+        resumed = _fork_build(f"{root}/{number}", codec)
+        print(number, status, built, resumed, flush=True)  # noqa: T201

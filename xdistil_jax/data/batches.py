@@ -59,19 +59,20 @@ def choose_widths(lengths: Int[np.ndarray, "R"], count: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Buckets:
-    """Widths and, from a token budget, the rows of a batch in each (a multiple of 16).
+    """Widths and, from a token budget, the rows of a batch in each.
 
+    A batch takes an equal share of each of ``shards`` logical shards, whatever the devices.
     ``most`` bounds the rows of a batch in each bucket, where the budget allows more than there are.
     """
 
     widths: tuple[int, ...]
     token_budget: int
-    multiple: int = SHARDS
+    shards: int = SHARDS
     most: tuple[int, ...] = ()
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        m = self.multiple
+        m = self.shards
         most = self.most or (self.token_budget,) * len(self.widths)
         return tuple(
             max(m, min(self.token_budget // width, bound) // m * m)
@@ -83,11 +84,11 @@ class Buckets:
 
         Sixty sentences would else be one batch of a thousand rows, nearly all of them empty.
         """
-        cells = np.zeros((len(self.widths), SHARDS), np.int64)
+        cells = np.zeros((len(self.widths), self.shards), np.int64)
         for source in sources:
-            shard = np.arange(len(source.rows)) % SHARDS
+            shard = np.arange(len(source.rows)) % self.shards
             np.add.at(cells, (self.of(source.lengths), shard), 1)
-        return replace(self, most=tuple(int(n) * SHARDS for n in cells.max(axis=1)))
+        return replace(self, most=tuple(int(n) * self.shards for n in cells.max(axis=1)))
 
     def of(self, lengths: Int[np.ndarray, "R"]) -> Int[np.ndarray, "R"]:
         """The narrowest bucket that holds each row.
@@ -157,9 +158,13 @@ class Sampler:
             if used and not len(source.rows):
                 raise ValueError(f"the stage draws from {name} text, and there is none")
 
+    @property
+    def _shards(self) -> int:
+        return self.buckets.shards
+
     def shares(self, bucket: int) -> tuple[int, int]:
         """(labelled, transfer) rows of each logical shard in a batch of ``bucket``."""
-        share = self.buckets.batch_sizes[bucket] // SHARDS
+        share = self.buckets.batch_sizes[bucket] // self._shards
         if self.labelled_fraction in (0.0, 1.0):
             labelled = round(share * self.labelled_fraction)
             return labelled, share - labelled
@@ -170,7 +175,7 @@ class Sampler:
     def role(self, bucket: int) -> Bool[np.ndarray, "B"]:
         """True where a row of the batch is drawn from the labelled text."""
         labelled, transfer = self.shares(bucket)
-        return np.tile(np.arange(labelled + transfer) < labelled, SHARDS)
+        return np.tile(np.arange(labelled + transfer) < labelled, self._shards)
 
     def epoch_size(self, epoch: int) -> int:
         """Steps of an epoch (equal in all epochs unless languages are sampled by temperature)."""
@@ -213,7 +218,8 @@ class Sampler:
         shares = [self.shares(b) for b in range(len(self.buckets.widths))]
         main = [labelled if self.labelled_fraction == 1 else other for labelled, other in shares]
         cells = [
-            [rows[(bucket == b) & (shard == s)] for s in range(SHARDS)] for b in range(len(shares))
+            [rows[(bucket == b) & (shard == s)] for s in range(self._shards)]
+            for b in range(len(shares))
         ]
         steps = [max(-(-len(c) // main[b]) for c in cells[b]) for b in range(len(shares))]
         extra = self._fill(epoch, steps, [labelled for labelled, _ in shares]) if mixed else None
@@ -222,7 +228,7 @@ class Sampler:
             block = _block(cells[b], count, main[b])
             if extra is not None:
                 block = np.concatenate([_block(extra[b], count, shares[b][0]), block], axis=2)
-            block = block.reshape(count, SHARDS * block.shape[2])
+            block = block.reshape(count, self._shards * block.shape[2])
             calls += [Call(b, block[start : start + CHUNK]) for start in range(0, count, CHUNK)]
         keys = mix(self.seed, self.stage, epoch, 3, np.arange(len(calls)))
         return [calls[i] for i in np.argsort(keys, kind="stable")]
@@ -240,21 +246,27 @@ class Sampler:
         copy = np.arange(len(drawn)) - np.repeat(np.cumsum(times) - times, times)
         keys = mix(self.seed, self.stage, epoch, purpose, 2, drawn, copy)
         drawn = drawn[np.argsort(keys, kind="stable")]
-        return source.rows[drawn], self.buckets.of(source.lengths[drawn]), drawn % SHARDS
+        return (
+            source.rows[drawn],
+            self.buckets.of(source.lengths[drawn]),
+            drawn % self._shards,
+        )
 
     def _fill(self, epoch: int, steps: list[int], shares: Sequence[int]) -> list[list[np.ndarray]]:
         """Labelled rows for the slots of each (bucket, shard); lengthens ``steps`` where they must.
 
         From the widest bucket down: rows that fit no narrower one first, then the longest others.
         """
-        slots = SHARDS * sum(count * share for count, share in zip(steps, shares, strict=True))
+        slots = self._shards * sum(
+            count * share for count, share in zip(steps, shares, strict=True)
+        )
         source = self.labelled
         rates = source.rates * (slots / len(source.rows))
         rows, bucket, shard = self._draw(source, rates, epoch, purpose=1)
         order = np.argsort(-bucket, kind="stable")
         rows, bucket, shard = rows[order], bucket[order], shard[order]
-        queues = [(rows[shard == s], bucket[shard == s]) for s in range(SHARDS)]
-        taken = [0] * SHARDS
+        queues = [(rows[shard == s], bucket[shard == s]) for s in range(self._shards)]
+        taken = [0] * self._shards
         filled: list[list[np.ndarray]] = [[] for _ in steps]
         for b in reversed(range(len(steps))):
             due = [int(np.sum(own >= b)) - taken[s] for s, (_, own) in enumerate(queues)]

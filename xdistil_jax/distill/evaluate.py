@@ -19,7 +19,7 @@ from xdistil_jax.distill.step import Feed, Model, loss_call, predict_call
 from xdistil_jax.labels import Decoding, TagSet
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.scoring import SpanCounts, best_tags, language_mean, span_counts
-from xdistil_jax.sharding import place_batch, replicate
+from xdistil_jax.sharding import own_rows, place_batch, replicate
 from xdistil_jax.types import Mean, Params
 
 
@@ -62,12 +62,13 @@ def tagged_set(
     feeds = []
     for call in whole_rows(buckets, np.arange(store.rows), store.lengths, steps):
         feed, _ = feeder.feed(call, np.ones(call.rows.shape[1], bool))
-        index, real = pieces(store, feeder.filled(call), buckets.widths[call.bucket])
+        rows = feeder.filled(call)
+        rows = rows[:, own_rows(mesh, rows.shape[1])]
+        index, real = pieces(store, rows, buckets.widths[call.bucket])
         slots = np.where(real, slot[index], words).astype(np.int32)
         feeds.append((feed, place_batch(slots, mesh, leading=1)))
     starts, sizes = (a.astype(np.int32) for a in (store.word_offsets[:-1], store.word_counts))
-    flat = (jnp.asarray(a) for a in (gold, first, language, starts, sizes))
-    placed = replicate(tuple(flat), mesh)
+    placed = replicate((gold, first, language, starts, sizes), mesh)
     return TaggedSet(tuple(feeds), *placed, store.languages, tagset, decoding, mesh)
 
 
@@ -81,7 +82,8 @@ def word_logits(
 ) -> Float[Array, "W C"]:
     """The logits of every word, which are those of its first piece."""
     run = predict_call(student, dtype, tagged.mesh)
-    flat = jnp.zeros((len(tagged.gold), len(tagged.tagset)))
+    flat = np.zeros((len(tagged.gold), len(tagged.tagset)), np.float32)
+    flat = replicate(flat, tagged.mesh)
     for feed, slots in tagged.feeds:
         flat = run(params, flat, feed, slots)
     return flat

@@ -2,15 +2,14 @@
 
 from typing import NamedTuple, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PyTree
 
-from xdistil_jax.data.batches import SHARDS, Buckets, Call
+from xdistil_jax.data.batches import Buckets, Call
 from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.distill.step import Feed
-from xdistil_jax.sharding import place_batch, replicate
+from xdistil_jax.sharding import own_rows, place_batch, replicate
 from xdistil_jax.types import Batch
 
 
@@ -72,16 +71,18 @@ class Feeder(NamedTuple):
         Raises:
             ValueError: if the mesh's data axis doesn't divide the logical shards.
         """
-        if SHARDS % self.mesh.shape["data"]:
+        shards, devices = self.buckets.shards, self.mesh.shape["data"]
+        if shards % devices:
             raise ValueError(
-                f"a data axis of {self.mesh.shape['data']} devices does not divide the {SHARDS} "
-                "logical shards: use 1, 2, 4, 8 or 16"
+                f"a data axis of {devices} devices does not divide the {shards} logical shards: "
+                f"use a number of devices that does, or set run.shards to a multiple of {devices}"
             )
         width = self.buckets.widths[call.bucket]
         rows = self.filled(call)
+        own = own_rows(self.mesh, rows.shape[1])
         words_only = self.teacher is not None and self.teacher.words_only
-        batch = collate(self.store, rows, width, labelled, words_only=words_only)
-        streamed = () if self.teacher is None else self.teacher.stream(rows, width)
-        count = replicate(jnp.asarray(len(call.rows), jnp.int32), self.mesh)
+        batch = collate(self.store, rows[:, own], width, labelled[own], words_only=words_only)
+        streamed = () if self.teacher is None else self.teacher.stream(rows[:, own], width)
+        count = replicate(np.int32(len(call.rows)), self.mesh)
         feed = Feed(*place_batch((batch, streamed), self.mesh, leading=1), count)
-        return feed, int(batch.lengths.sum())
+        return feed, int(self.store.lengths[rows[rows >= 0]].sum())

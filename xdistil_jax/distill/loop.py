@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from jaxtyping import PyTree
 
+from xdistil_jax import hosts
 from xdistil_jax.data.batches import Buckets, Sampler, Source
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints, Saved
@@ -129,7 +130,7 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
     results: list[StageResult] = []
     first, records, global_step, under_way = 0, 0, 0, False
     carried = None
-    params = replicate(params, training.model.mesh)
+    params = replicate(hosts.from_primary(params), training.model.mesh)
     saved = training.checkpoints.peek()
     if saved is not None:
         first, records, global_step = saved["stage"], saved["records"], saved["global_step"]
@@ -207,9 +208,9 @@ class _StageRun:
                 over = now.step >= self.total or now.stopping.exhausted(self.stage.stop.patience)
                 if over:
                     return self._end(now)
-                if training.checkpoints.due():
+                if hosts.primarys(training.checkpoints.due()):
                     self._save(now)
-            if training.stop.raised:
+            if hosts.stops(training.stop.raised):
                 pending = self._settle(now, pending)
                 self._save(now)
                 raise InterruptedRunError(

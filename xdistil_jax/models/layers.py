@@ -13,7 +13,8 @@ from xdistil_jax.models.functional import dropout
 from xdistil_jax.types import Params
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # As PyTorch computes it: jax.nn.gelu takes erfc, which evaluates two branches for one.
+    "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype))),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,

@@ -127,7 +127,11 @@ def models_latency(
     is shared among the shapes and covers compilation, though no figure contains it.
     """
     device = jax.local_devices()[0]
-    models = [(apply, jax.device_put(params, device)) for apply, params in (teacher, student)]
+    # By way of the host: of several processes only one may time them.
+    models = [
+        (apply, jax.device_put(jax.tree.map(np.asarray, params), device))
+        for apply, params in (teacher, student)
+    ]
     random = np.random.default_rng(seed)
     end = perf_counter() + budget_s
     found = {}

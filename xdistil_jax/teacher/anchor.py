@@ -5,15 +5,16 @@ either side, so windows may differ as well as pieces.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from xdistil_jax.data.encode import EncodedStore, pieces
+from xdistil_jax.teacher.basis import Basis
 from xdistil_jax.teacher.cache import CacheLookup, TeacherCache
-from xdistil_jax.teacher.codec import CODECS
+from xdistil_jax.teacher.codec import LOGITS, Numbers, find_codec
 from xdistil_jax.teacher.manifest import hidden_name
 
 Pool = Literal["first", "mean"]
@@ -25,7 +26,7 @@ class AnchoredTeacher:
 
     ``maps`` are those of a ``TeacherCache``. ``shard`` and ``place`` say for each piece of the
     student's store where its word lies there (-1: the piece begins no word that its row owns),
-    ``count`` over how many rows the mean goes.
+    ``count`` over how many rows the mean goes; ``arrays`` are the cache's.
     """
 
     maps: Mapping[str, Sequence[Shaped[np.ndarray, "N W"]]]
@@ -34,13 +35,9 @@ class AnchoredTeacher:
     shard: Int[np.ndarray, "N"]
     place: Int[np.ndarray, "N"]
     count: Int[np.ndarray, "N"]
+    arrays: Mapping[str, Basis] = field(default_factory=dict)
 
     words_only: ClassVar[bool] = True
-
-    @property
-    def arrays(self) -> tuple[()]:
-        """Nothing stays on the devices."""
-        return ()
 
     def stream(self, rows: Int[np.ndarray, "*K B"], width: int) -> dict[str, Any]:
         """``TeacherCache.stream`` at first pieces, and zeros elsewhere."""
@@ -48,40 +45,38 @@ class AnchoredTeacher:
         asked = real & (self.shard[index] >= 0)
         at = index[asked]
         shape = (*np.shape(rows), width)
-        layers, streamed = self.lookup.layers, CODECS[self.lookup.codec].streamed
-        views = {"logits": np.dtype(np.float16)}
-        views |= {hidden_name(layer): streamed for layer in layers}
+        layers, states = self.lookup.layers, find_codec(self.lookup.codec).numbers
+        formats = {"logits": LOGITS} | {hidden_name(layer): states for layer in layers}
         gathered = {}
-        for name, view in views.items():
-            out = np.zeros((*shape, self.maps[name][0].shape[1]), view)
-            out[asked] = self._pooled(name, view, at)
+        for name, numbers in formats.items():
+            out = np.zeros((*shape, self.maps[name][0].shape[1]), numbers.streamed)
+            out[asked] = self._pooled(name, numbers, at)
             gathered[name] = out
         hidden = {layer: gathered[hidden_name(layer)] for layer in layers}
         return {"hidden": hidden, "logits": gathered["logits"]}
 
     def _pooled(
-        self, name: str, view: np.dtype, at: Int[np.ndarray, "M"]
+        self, name: str, numbers: Numbers, at: Int[np.ndarray, "M"]
     ) -> Shaped[np.ndarray, "M W"]:
-        """The array ``name`` of the words at ``at``: of one piece each, or their mean."""
+        """The array ``name`` of the words at ``at``: of one piece each, or their mean, decoded for
+        it and encoded again."""
         counts = self.count[at]
         if (counts == 1).all():
-            return self._taken(name, view, self.shard[at], self.place[at])
+            return self._taken(name, self.shard[at], self.place[at]).view(numbers.streamed)
         ends = np.cumsum(counts)
         within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
         shards, places = np.repeat(self.shard[at], counts), np.repeat(self.place[at], counts)
-        every = self._taken(name, view, shards, places + within).astype(np.float32)
+        every = numbers.decode(self._taken(name, shards, places + within).view(numbers.streamed))
         sums = np.add.reduceat(every, ends - counts, axis=0)
-        return (sums / counts[:, None]).astype(view)
+        return numbers.encode(sums / counts[:, None]).view(numbers.streamed)
 
-    def _taken(
-        self, name: str, view: np.dtype, shard: np.ndarray, place: np.ndarray
-    ) -> Shaped[np.ndarray, "M W"]:
+    def _taken(self, name: str, shard: np.ndarray, place: np.ndarray) -> Shaped[np.ndarray, "M W"]:
         maps = self.maps[name]
         out = np.empty((len(shard), maps[0].shape[1]), maps[0].dtype)
         for number in np.unique(shard):
             chosen = shard == number
             out[chosen] = maps[number][place[chosen]]
-        return out.view(view)
+        return out
 
 
 def anchor(
@@ -92,13 +87,11 @@ def anchor(
     ``pool="mean"`` takes the mean over a word's pieces instead of the first one.
 
     Raises:
-        ValueError: if the two stores don't hold the same sentences, if the cache wasn't asked for
-            all of them, or if the mean is asked of a codec that keeps no plain numbers.
+        ValueError: if the two stores don't hold the same sentences, or if the cache wasn't asked
+            for all of them.
     """
     if not np.array_equal(theirs.word_counts, ours.word_counts):
         raise ValueError("the teacher's and the student's store don't hold the same sentences")
-    if pool == "mean" and np.dtype(CODECS[cache.settings.codec].streamed).kind not in "fV":
-        raise ValueError(f"no mean over pieces of the codec {cache.settings.codec}: use bf16")
     token, length = _words(theirs)
     row = np.searchsorted(theirs.offsets, np.maximum(token, 0), "right") - 1
     shard = np.where(token >= 0, cache.shard[row], -1)
@@ -118,6 +111,7 @@ def anchor(
         np.where(anchored, shard[slot], -1).astype(np.int32),
         np.where(anchored, place[slot], 0),
         np.where(anchored, count[slot], 1).astype(np.int32),
+        cache.arrays,
     )
 
 

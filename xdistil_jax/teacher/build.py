@@ -5,16 +5,20 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Shaped
 
-from xdistil_jax import sharding
+from xdistil_jax import hosts, sharding
 from xdistil_jax.models.functional import Functional
+from xdistil_jax.teacher.basis import Bases, fit_basis, has_bases, read_bases, write_bases
 from xdistil_jax.teacher.cache import TeacherCache, bind
-from xdistil_jax.teacher.forward import Encoded, Pass, Rows, Work
+from xdistil_jax.teacher.codec import find_codec
+from xdistil_jax.teacher.forward import Done, Pass, Rows, Work
 from xdistil_jax.teacher.manifest import (
     CacheSettings,
     has_manifest,
@@ -25,14 +29,16 @@ from xdistil_jax.teacher.manifest import (
     refuse_misfit,
     write_manifest,
 )
-from xdistil_jax.teacher.plan import claim, cut_batches, padded_widths, write_plan
+from xdistil_jax.teacher.plan import Cut, claim, cut_batches, padded_widths, write_plan
 from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
 from xdistil_jax.types import Params
 
 SHARD_BYTES = 40 << 20
 # (padded pieces of a batch, widths an octave): a CPU computes small batches as fast as large ones
 # and compiles in half a second, so it had better pad less.
-_SHAPES, _SHAPES_CPU = (16384, 4), (512, 16)
+_SHAPES, _SHAPES_CPU = (16384, 4), (768, 16)
+# What a codec's basis is fitted to: 32 pieces a direction for the widest of encoders.
+_SAMPLED_PIECES = 1 << 15
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
 
@@ -53,41 +59,73 @@ def build_cache(
 ) -> TeacherCache:
     """The cache of ``settings`` in ``root``, with what it lacks of ``rows`` computed and added.
 
-    No other row is read. ``token_budget`` is a batch's padded pieces (None: 512 on a CPU, where
-    larger ones only add padding, 16,384 on an accelerator). ``only`` is the id, or the start of
-    it, of the one cache that will do.
+    No other row is read. A PCA codec's basis is fitted to a sample of the rows that an empty cache
+    is to be filled with; all that is added later is encoded with the same one. ``token_budget`` is
+    a batch's padded pieces (None: 768 on a CPU, where larger ones only add padding, 16,384 on an
+    accelerator). ``only`` is the id, or the start of it, of the one cache that will do.
 
     Raises:
         CacheMismatch: if ``only`` doesn't fit the settings, or a newer version wrote the cache.
         CacheDamaged: naming a file that isn't what was written.
-        ValueError: for rows that the store hasn't, or a teacher whose states aren't finite.
+        ValueError: for rows that the store hasn't, a teacher whose states aren't finite, or a
+            codec that is to keep more coordinates than there are.
     """
     root = Path(root)
     folder = root / settings.id
-    default_budget, per_octave = _SHAPES_CPU if sharding.platform(mesh) == "cpu" else _SHAPES
-    widths = padded_widths(settings.max_length, per_octave=per_octave)
-    token_budget = default_budget if token_budget is None else token_budget
     if only is not None:
         refuse_misfit(root, settings, only)
     rows = _check_rows(store, rows, settings)
     row_keys = keys(store.row_hashes())
     ledger = _read(folder)
-    if has_manifest(folder) and not len(_lacking(ledger, row_keys, rows)):
+    if hosts.primarys(has_manifest(folder) and not len(_lacking(ledger, row_keys, rows))):
         say(f"{label(settings.id)}: found, {len(rows):,} rows")
-        return bind(ledger, settings, row_keys, rows)
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(lock(folder)):
-            say(f"{label(settings.id)}: another process is building it; waiting")
-            stack.enter_context(lock(folder, wait=True))
-        ledger = _tidy(folder, settings)
-        if len(lacking := _lacking(ledger, row_keys, rows)):
-            # Damage is said before a long pass, not after it.
-            bind(ledger, settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
-            teacher = Pass(store, functional, sharding.replicate(params, mesh), settings, mesh)
-            works = _plan(ledger, teacher, row_keys, lacking, widths, token_budget, shard_bytes)
-            say(_announce(root, ledger, settings, works))
-            _fill(ledger, teacher, row_keys, works, say)
         return bind(_read(folder), settings, row_keys, rows)
+    own = sharding.own_mesh(mesh)
+    teacher = Pass(store, functional, sharding.own_copy(params, own), settings, own)
+    shapes = Shapes.of(own, settings.max_length, token_budget)
+    with contextlib.ExitStack() as stack:
+        if hosts.is_primary():
+            _acquire(stack, folder, say)
+            _prepare(folder, teacher, row_keys, rows, shapes, shard_bytes, say)
+        hosts.barrier()
+        ledger = _read(folder)
+        lacking = _lacking(ledger, row_keys, rows)
+        works = _works(ledger, teacher, row_keys, lacking, shapes)
+        # All have seen the same shards before the first one is added.
+        hosts.barrier()
+        if len(lacking):
+            say(_announce(root, ledger, settings, len(lacking)))
+            teacher = replace(teacher, bases=_bases(folder, settings))
+        _fill(ledger, teacher, row_keys, works, say)
+        hosts.barrier()
+        return bind(_read(folder), settings, row_keys, rows)
+
+
+class Shapes(NamedTuple):
+    """In which shapes batches are computed; ``multiple`` is the number of devices."""
+
+    widths: tuple[int, ...]
+    token_budget: int
+    multiple: int
+
+    @classmethod
+    def of(cls, mesh: Mesh, max_length: int, token_budget: int | None) -> "Shapes":
+        """Those of a mesh; None: the budget that suits its devices."""
+        suits, per_octave = _SHAPES_CPU if sharding.platform(mesh) == "cpu" else _SHAPES
+        widths = padded_widths(max_length, per_octave=per_octave)
+        return cls(widths, suits if token_budget is None else token_budget, mesh.shape["data"])
+
+    def cut(self, lengths: Int[np.ndarray, "R"]) -> list[Cut]:
+        """Batches of rows that are sorted from long to short."""
+        budget, multiple = self.token_budget, self.multiple
+        return cut_batches(lengths, self.widths, token_budget=budget, multiple=multiple)
+
+
+def _acquire(stack: contextlib.ExitStack, folder: Path, say: Callable[[str], None]) -> None:
+    """Hold the cache's lock until ``stack`` is closed; another builder is waited for."""
+    if not stack.enter_context(lock(folder)):
+        say(f"{label(folder.name)}: another process is building it; waiting")
+        stack.enter_context(lock(folder, wait=True))
 
 
 def _check_rows(
@@ -129,45 +167,89 @@ def _lacking(
     return absent[np.unique(row_keys[absent], return_index=True)[1]]
 
 
-def _plan(
+def _prepare(
+    folder: Path,
+    teacher: Pass,
+    row_keys: Shaped[np.ndarray, "R"],
+    rows: Int[np.ndarray, "N"],
+    shapes: Shapes,
+    shard_bytes: int,
+    say: Callable[[str], None],
+) -> None:
+    """Tidy up, fit the codec's basis, and plan shards for rows that no shard and no plan has."""
+    ledger = _tidy(folder, teacher.settings)
+    lengths, lacking = teacher.store.lengths, _lacking(ledger, row_keys, rows)
+    if not len(lacking):
+        return
+    # Damage is said before a long pass, not after it.
+    bind(ledger, teacher.settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
+    _fit_bases(ledger, teacher, lacking, shapes, say)
+    _, left = claim(ledger, row_keys[lacking])
+    if not left.any():
+        return
+    # Longest first: should memory not do, it shows in the first batch.
+    fresh = lacking[left][np.argsort(-lengths[lacking[left]], kind="stable")]
+    write_plan(
+        ledger,
+        row_keys[fresh],
+        lengths[fresh],
+        shapes.cut(lengths[fresh]),
+        bytes_per_token=replace(teacher, bases=_bases(folder, teacher.settings)).bytes_per_token(),
+        shard_bytes=shard_bytes,
+        token_budget=shapes.token_budget,
+    )
+
+
+def _fit_bases(
+    ledger: Ledger,
+    teacher: Pass,
+    lacking: Int[np.ndarray, "M"],
+    shapes: Shapes,
+    say: Callable[[str], None],
+) -> None:
+    """Fit and seal what the codec needs, unless it is there, before anything is planned."""
+    settings, lengths = teacher.settings, teacher.store.lengths
+    kept = find_codec(settings.codec).kept
+    if kept is None or ledger.shards or has_bases(ledger.folder):
+        return
+    # In the order of their hashes, any first rows are a sample: the same one for the same text,
+    # however it is batched, and however often the build was killed.
+    count = 1 + int(np.searchsorted(lengths[lacking].cumsum(), _SAMPLED_PIECES))
+    rows = lacking[:count]
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    say(f"{label(settings.id)}: fitting the basis of {settings.codec} to {len(rows):,} rows")
+    works = [Work(0, rows[cut.start : cut.stop], cut) for cut in shapes.cut(lengths[rows])]
+    sample = teacher.sample(works)
+    write_bases(ledger.folder, {layer: fit_basis(states, kept) for layer, states in sample.items()})
+
+
+def _bases(folder: Path, settings: CacheSettings) -> Bases:
+    """What the codec needs."""
+    if find_codec(settings.codec).kept is None:
+        return Bases()
+    return read_bases(folder, settings.layers)
+
+
+def _works(
     ledger: Ledger,
     teacher: Pass,
     row_keys: Shaped[np.ndarray, "R"],
     lacking: Int[np.ndarray, "M"],
-    widths: tuple[int, ...],
-    token_budget: int,
-    shard_bytes: int,
+    shapes: Shapes,
 ) -> list[Work]:
-    """The batches to compute: those of plans that were cut short, then those of a new plan."""
-    lengths, multiple = teacher.store.lengths, teacher.mesh.shape["data"]
-    _, left = claim(ledger, row_keys[lacking])
-    if left.any():
-        # Longest first: should memory not do, it shows in the first batch.
-        fresh = lacking[left][np.argsort(-lengths[lacking[left]], kind="stable")]
-        cuts = cut_batches(lengths[fresh], widths, token_budget=token_budget, multiple=multiple)
-        write_plan(
-            ledger,
-            row_keys[fresh],
-            lengths[fresh],
-            cuts,
-            bytes_per_token=teacher.bytes_per_token(),
-            shard_bytes=shard_bytes,
-            token_budget=token_budget,
-        )
-        ledger = Ledger.read(ledger.folder)
+    """This process's batches: it computes every P-th of the planned shards, alone."""
     works = []
-    for planned in claim(ledger, row_keys[lacking])[0]:
+    for planned in hosts.share(claim(ledger, row_keys[lacking])[0]):
         rows = lacking[locate(row_keys[lacking], planned.keys)]
         # The plan's own budget: a build that goes on gives the bytes of one that ran through.
-        budget = planned.token_budget
-        for cut in cut_batches(lengths[rows], widths, token_budget=budget, multiple=multiple):
-            works.append(Work(planned.number, rows[cut.start : cut.stop], cut))
+        cuts = shapes._replace(token_budget=planned.token_budget).cut(teacher.store.lengths[rows])
+        works += [Work(planned.number, rows[cut.start : cut.stop], cut) for cut in cuts]
     return works
 
 
-def _announce(root: Path, ledger: Ledger, settings: CacheSettings, works: list[Work]) -> str:
+def _announce(root: Path, ledger: Ledger, settings: CacheSettings, rows: int) -> str:
     """What is about to be built, and why no other cache would do."""
-    message = f"{label(settings.id)}: building {sum(len(work.rows) for work in works):,} rows"
+    message = f"{label(settings.id)}: building {rows:,} rows"
     if len(ledger.key):
         message += f" beside {len(ledger.key):,}"
     elif (other := nearest(root, settings)) is not None:
@@ -200,15 +282,17 @@ def _fill(
         arrays = {name: np.concatenate([part[name] for _, part in done]) for name in done[0][1]}
         path = ledger.folder / "shards" / f"{number:06d}" / "shard.json"
         facts = {"rows": len(rows), "tokens": int(record["length"].sum())}
+        if teacher.bases.identity:
+            facts["basis"] = teacher.bases.identity
         Sealed.write(path, {**arrays, "rows": record}, facts)
 
 
 def _timed(
-    batches: Iterator[Encoded],
+    batches: Iterator[Done],
     works: list[Work],
     settings: CacheSettings,
     say: Callable[[str], None],
-) -> Iterator[Encoded]:
+) -> Iterator[Done]:
     """``batches`` as they are; says, after the first few, how long the others will take."""
     padded = np.array([work.cut.size * work.cut.width for work in works])
     started = 0.0

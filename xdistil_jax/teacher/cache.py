@@ -1,5 +1,6 @@
 """The teacher's states, read from disk: rows are gathered on the host, decoded inside ``jit``."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,10 @@ import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
 from xdistil_jax.models.layers import merge_columns
-from xdistil_jax.teacher.codec import CODECS
+from xdistil_jax.teacher.basis import Bases, Basis, read_bases
+from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.manifest import CacheSettings, hidden_name, label
-from xdistil_jax.teacher.shards import Ledger, locate
+from xdistil_jax.teacher.shards import CacheDamaged, Ledger, locate
 from xdistil_jax.types import Batch, EncoderOutput
 
 
@@ -21,26 +23,33 @@ from xdistil_jax.types import Batch, EncoderOutput
 class CacheLookup:
     """Decodes what the cache has streamed; runs inside ``jit``.
 
-    ``columns`` make up each of the data's tags, where the cache holds another set.
+    ``columns`` make up each of the data's tags, where the cache holds another set. With
+    ``coordinates`` the states of a PCA codec stay coordinates in its basis.
     """
 
     layers: tuple[str, ...]
     codec: str
     columns: tuple[tuple[int, ...], ...] = ()
+    coordinates: bool = False
 
-    def __call__(self, arrays: tuple[()], streamed: PyTree, batch: Batch) -> EncoderOutput:
-        decode = CODECS[self.codec].decode
-        hidden = {layer: decode(streamed["hidden"][layer]) for layer in self.layers}
+    def __call__(
+        self, arrays: Mapping[str, Basis], streamed: PyTree, batch: Batch
+    ) -> EncoderOutput:
+        codec = find_codec(self.codec)
+        hidden = {layer: codec.numbers.decode(streamed["hidden"][layer]) for layer in self.layers}
+        if codec.kept is not None and not self.coordinates:
+            hidden = {layer: arrays[layer].restore(found) for layer, found in hidden.items()}
         logits = streamed["logits"].astype(jnp.float32)
         return EncoderOutput(hidden, merge_columns(logits, self.columns))
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherCache:
-    """A cache as seen from the rows of one store: nothing on the devices, all of it streamed.
+    """A cache as seen from the rows of one store: all but a codec's basis is streamed.
 
     ``maps[name][k]`` is the memory map of the k-th shard in use. For each row of the store
     ``shard`` is its k (-1: the cache wasn't asked for it) and ``start`` its first token there.
+    With ``coordinates`` the student imitates the coordinates in a PCA codec's basis.
     """
 
     folder: Path
@@ -49,17 +58,20 @@ class TeacherCache:
     shard: Int[np.ndarray, "R"]
     start: Int[np.ndarray, "R"]
     length: Int[np.ndarray, "R"]
+    bases: Bases = Bases()
+    coordinates: bool = False
     words_only: ClassVar[bool] = False
 
     @property
-    def arrays(self) -> tuple[()]:
-        """Nothing stays on the devices."""
-        return ()
+    def arrays(self) -> Mapping[str, Basis]:
+        """The basis of each layer, where states are restored from coordinates."""
+        return {} if self.coordinates else self.bases.by_layer
 
     @cached_property
     def lookup(self) -> CacheLookup:
         """The pure function that turns what was streamed into the teacher's output."""
-        return CacheLookup(self.settings.layers, self.settings.codec)
+        settings = self.settings
+        return CacheLookup(settings.layers, settings.codec, coordinates=self.coordinates)
 
     @cached_property
     def rows(self) -> Int[np.ndarray, "N"]:
@@ -95,7 +107,7 @@ class TeacherCache:
             for slot, shard, start, stop, count in places:
                 out[slot, :count] = maps[shard][start:stop]
             gathered[name] = out.reshape(*rows.shape, width, -1)
-        streamed = CODECS[self.settings.codec].streamed
+        streamed = find_codec(self.settings.codec).numbers.streamed
         hidden = {
             layer: gathered[hidden_name(layer)].view(streamed) for layer in self.settings.layers
         }
@@ -123,7 +135,7 @@ def bind(
     """Verify and map the shards that hold ``rows`` of the store whose rows are ``row_keys``.
 
     Raises:
-        CacheDamaged: naming a file of a shard.
+        CacheDamaged: naming a file of a shard or of the codec's basis.
     """
     place = locate(ledger.key, row_keys[rows])
     numbers, dense = np.unique(ledger.shard[place], return_inverse=True)
@@ -132,10 +144,16 @@ def bind(
     shard[rows], start[rows], length[rows] = dense, ledger.start[place], ledger.length[place]
     names = [*(hidden_name(layer) for layer in settings.layers), "logits"]
     shards = [ledger.shards[number] for number in numbers.tolist()]
+    bases = Bases()
+    if shards and find_codec(settings.codec).kept is not None:
+        bases = read_bases(ledger.folder, settings.layers)
+    for sealed in shards:
+        if sealed.facts.get("basis", "") != bases.identity:
+            raise CacheDamaged(sealed.folder / "shard.json", "encoded with another basis")
     # Checksums leave the interpreter's lock. np.load stays out of threads: in Python 3.11 its
     # literal_eval of the header fails there now and then.
     with ThreadPoolExecutor() as pool:
         for name in names:
             list(pool.map(lambda sealed, name=name: sealed.verify(name), shards))
     maps = {name: [sealed.map(name) for sealed in shards] for name in names}
-    return TeacherCache(ledger.folder, settings, maps, shard, start, length)
+    return TeacherCache(ledger.folder, settings, maps, shard, start, length, bases)

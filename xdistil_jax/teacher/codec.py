@@ -1,12 +1,24 @@
-"""How a hidden state becomes bytes: encoded by NumPy on the host, decoded by jax inside ``jit``."""
+"""How a hidden state becomes bytes: encoded by NumPy on the host, decoded by jax inside ``jit``.
 
+    name       what is stored of a state of width D                          bytes
+    bf16       its D numbers in bfloat16                                     2 D
+    int8       its D numbers in int8, with a scale for each token            D + 2
+    pca-R      its R principal coordinates in int8, likewise: pca-256        R + 2
+    pca-E      as many as hold the share E of the energy: pca-0.99           R + 2
+
+The principal directions are those of a sample of the cached text (``teacher.basis``).
+"""
+
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int8, Shaped
+
+from xdistil_jax.teacher.basis import Basis
 
 
 class NotFiniteError(ValueError):
@@ -25,18 +37,18 @@ def refuse_non_finite(values: Shaped[np.ndarray, "N D"]) -> None:
 
 
 @dataclass(frozen=True)
-class Codec:
-    """One way to store states: an array a layer, one row a token.
+class Numbers:
+    """A format of numbers: one row a token.
 
     ``encode`` gives an array of dtype ``stored`` (a NumPy type, so that the file is plain ``.npy``)
-    and refuses what isn't finite; on its way to the device it is seen as ``streamed``.
+    and refuses what isn't finite. ``decode`` takes it as ``streamed``, as a NumPy array or inside
+    ``jit``, and gives fp32; zero bytes are zeros.
     """
 
-    name: str
     stored: np.dtype
     streamed: np.dtype
     encode: Callable[[Float[np.ndarray, "N D"]], Shaped[np.ndarray, "N W"]]
-    decode: Callable[[Shaped[Array, "*B T W"]], Float[Array, "*B T D"]]
+    decode: Callable[[Shaped[Array | np.ndarray, "*B W"]], Float[Array | np.ndarray, "*B D"]]
     bytes_per_token: Callable[[int], int]
 
 
@@ -52,24 +64,31 @@ def encode_bf16(states: Shaped[np.ndarray, "N D"]) -> Shaped[np.ndarray, "N D"]:
     return rounded.view(np.uint16)
 
 
-def decode_bf16(states: Shaped[Array, "*B T D"]) -> Float[Array, "*B T D"]:
-    """bfloat16 -> fp32, exactly."""
-    return states.astype(jnp.float32)
+def encode_int8(states: Shaped[np.ndarray, "N D"]) -> Int8[np.ndarray, "N D+2"]:
+    """States -> int8 codes from -127 to 127, and after them the two bytes of the token's scale.
+
+    The scale, max |x| / 127 of the token, is a bfloat16, rounded up so that no code is cut off. A
+    number is off by at most max |x| / 252 (6e-39 where all of the token are under 2e-36).
+
+    Raises:
+        NotFiniteError: naming the first token with a NaN or an infinity.
+    """
+    with np.errstate(over="ignore"):
+        values = states.astype(np.float32)
+    refuse_non_finite(values)
+    exact = (np.abs(values).max(axis=1) / np.float32(127)).view(np.uint32)
+    # A bfloat16 is the upper half of a float32. At least the smallest normal one: XLA takes
+    # others for zero.
+    bits = np.maximum((exact + np.uint32(0xFFFF)) >> 16, 0x0080).astype("<u2")
+    scale = bits.view(ml_dtypes.bfloat16).astype(np.float32)
+    codes = np.rint(values / scale[:, None]).astype(np.int8)
+    return np.concatenate([codes, bits[:, None].view(np.int8)], axis=1)
 
 
-CODECS: dict[str, Codec] = {
-    codec.name: codec
-    for codec in (
-        Codec(
-            name="bf16",
-            stored=np.dtype(np.uint16),
-            streamed=np.dtype(ml_dtypes.bfloat16),
-            encode=encode_bf16,
-            decode=decode_bf16,
-            bytes_per_token=lambda width: 2 * width,
-        ),
-    )
-}
+def decode_int8(stored: Int8[Array | np.ndarray, "*B W"]) -> Float[Array | np.ndarray, "*B D"]:
+    """The inverse of ``encode_int8``: code times scale, exactly."""
+    scale = stored[..., -2:].view(ml_dtypes.bfloat16).astype(np.float32)
+    return stored[..., :-2].astype(np.float32) * scale
 
 
 def encode_logits(logits: Shaped[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
@@ -82,3 +101,63 @@ def encode_logits(logits: Shaped[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]
         rounded = logits.astype(np.float16)
     refuse_non_finite(rounded)
     return rounded
+
+
+def _widen(numbers: Shaped[Array | np.ndarray, "*B D"]) -> Float[Array | np.ndarray, "*B D"]:
+    return numbers.astype(np.float32)
+
+
+BF16 = Numbers(
+    np.dtype(np.uint16), np.dtype(ml_dtypes.bfloat16), encode_bf16, _widen, lambda width: 2 * width
+)
+INT8 = Numbers(
+    np.dtype(np.int8), np.dtype(np.int8), encode_int8, decode_int8, lambda width: width + 2
+)
+LOGITS = Numbers(
+    np.dtype(np.float16), np.dtype(np.float16), encode_logits, _widen, lambda width: 2 * width
+)
+"""Whatever the codec of the states is."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A way to store states. ``kept`` is the number of coordinates, or the share of the energy
+    that they hold (a float); None: the states are stored themselves, and there is no basis."""
+
+    name: str
+    numbers: Numbers
+    kept: int | float | None = None
+
+    def encode(
+        self, states: Shaped[np.ndarray, "N D"], basis: Basis | None
+    ) -> Shaped[np.ndarray, "N W"]:
+        """States -> what is stored.
+
+        Raises:
+            NotFiniteError: naming the first token that isn't finite, or too large.
+        """
+        if basis is None:
+            return self.numbers.encode(states)
+        with np.errstate(invalid="ignore", over="ignore"):
+            coordinates = basis.project(states.astype(np.float32))
+        return self.numbers.encode(coordinates)
+
+
+@cache
+def find_codec(name: str) -> Codec:
+    """A codec by its name.
+
+    Raises:
+        ValueError: for an unknown one, with the choices.
+    """
+    if name == "bf16":
+        return Codec(name, BF16)
+    if name == "int8":
+        return Codec(name, INT8)
+    if found := re.fullmatch(r"pca-(?:([1-9]\d*)|(0\.\d*[1-9]))", name):
+        count, share = found.groups()
+        return Codec(name, INT8, int(count) if count else float(share))
+    raise ValueError(
+        f"codec {name!r} is unknown: choose from bf16, int8, pca-R (R principal coordinates, such "
+        "as pca-256) and pca-E (as many as hold the share E of the energy, such as pca-0.99)"
+    )

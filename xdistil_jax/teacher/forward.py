@@ -1,6 +1,7 @@
 """The teacher's forward pass over rows of a store: sharded, jitted, one batch ahead of the host."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -9,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Shaped, UInt64
+from jaxtyping import Array, Float, Int, Shaped, UInt64
 
 from xdistil_jax import sharding
 from xdistil_jax.models.functional import Functional
-from xdistil_jax.teacher.codec import CODECS, NotFiniteError, encode_logits
+from xdistil_jax.teacher.basis import Bases
+from xdistil_jax.teacher.codec import LOGITS, NotFiniteError, find_codec, refuse_non_finite
 from xdistil_jax.teacher.manifest import CacheSettings, hidden_name
 from xdistil_jax.teacher.plan import Cut
 from xdistil_jax.types import Params
@@ -43,7 +45,7 @@ class Work(NamedTuple):
     cut: Cut
 
 
-Encoded = tuple[Work, dict[str, np.ndarray]]
+Done = tuple[Work, dict[str, np.ndarray]]
 """A batch and the arrays of its real tokens, by their names on disk."""
 
 
@@ -80,9 +82,34 @@ class Pass:
     params: Params
     settings: CacheSettings
     mesh: Mesh
+    bases: Bases = Bases()
 
-    def run(self, works: Iterable[Work]) -> Iterator[Encoded]:
-        """Batch after batch; the devices compute the next one while the host encodes this one."""
+    def run(self, works: Iterable[Work]) -> Iterator[Done]:
+        """Batch after batch, encoded.
+
+        Raises:
+            ValueError: naming the first sentence of which the teacher says nothing finite.
+        """
+        for work, states in self._states(works):
+            yield work, {name: self._encode(work, name, array) for name, array in states.items()}
+
+    def sample(self, works: Iterable[Work]) -> dict[str, Float[np.ndarray, "N D"]]:
+        """The states of each layer in fp32, not encoded.
+
+        Raises:
+            ValueError: as ``run`` does.
+        """
+        parts: dict[str, list[np.ndarray]] = {layer: [] for layer in self.settings.layers}
+        for work, states in self._states(works):
+            for layer, found in parts.items():
+                array = states[hidden_name(layer)].astype(np.float32)
+                with self._naming(work, hidden_name(layer)):
+                    refuse_non_finite(array)
+                found.append(array)
+        return {layer: np.concatenate(found) for layer, found in parts.items()}
+
+    def _states(self, works: Iterable[Work]) -> Iterator[Done]:
+        """Batch after batch; the devices compute the next one while the host works on this one."""
         ahead = None
         for work in works:
             started = work, self._launch(work)
@@ -99,8 +126,11 @@ class Pass:
             name: state.shape[-1]
             for name, state in jax.eval_shape(self._program, self.params, *batch).items()
         }
-        logits = 2 * widths.pop("logits")
-        return logits + sum(map(CODECS[self.settings.codec].bytes_per_token, widths.values()))
+        total = LOGITS.bytes_per_token(widths.pop("logits"))
+        kept = {hidden_name(layer): each.directions for layer, each in self.bases.by_layer.items()}
+        widths |= {name: directions.shape[1] for name, directions in kept.items()}
+        numbers = find_codec(self.settings.codec).numbers
+        return total + sum(map(numbers.bytes_per_token, widths.values()))
 
     @property
     def _program(self) -> Callable[..., dict[str, Array]]:
@@ -118,19 +148,27 @@ class Pass:
         return self._program(self.params, *sharding.place_batch((tokens, lengths), self.mesh))
 
     def _fetch(self, work: Work, output: dict[str, Array]) -> dict[str, np.ndarray]:
-        """Wait for a batch and encode its real tokens, end to end."""
-        lengths = self.store.lengths[work.rows]
-        real = np.arange(work.cut.width) < lengths[:, None]
-        encoded = {}
-        for name, states in output.items():
-            encode = encode_logits if name == "logits" else CODECS[self.settings.codec].encode
-            try:
-                encoded[name] = encode(np.asarray(states)[: len(work.rows)][real])
-            except NotFiniteError as error:
-                row = work.rows[np.searchsorted(np.cumsum(lengths), error.token, side="right")]
-                raise ValueError(
-                    f"sentence {self.store.sentence[row]} (row {row}): the teacher's {name} holds "
-                    "a NaN, an infinity or a number too large for the cache; expected finite "
-                    f"ones. Check its weights, or compute in float32 (now {self.settings.dtype})"
-                ) from error
-        return encoded
+        """Wait for a batch and take its real tokens, end to end."""
+        real = np.arange(work.cut.width) < self.store.lengths[work.rows][:, None]
+        return {name: np.asarray(states)[: len(work.rows)][real] for name, states in output.items()}
+
+    def _encode(self, work: Work, name: str, states: np.ndarray) -> np.ndarray:
+        with self._naming(work, name):
+            if name == "logits":
+                return LOGITS.encode(states)
+            layer = name.removeprefix(hidden_name(""))
+            return find_codec(self.settings.codec).encode(states, self.bases.by_layer.get(layer))
+
+    @contextmanager
+    def _naming(self, work: Work, name: str) -> Iterator[None]:
+        """Say of which sentence a state isn't finite."""
+        try:
+            yield
+        except NotFiniteError as error:
+            ends = np.cumsum(self.store.lengths[work.rows])
+            row = work.rows[np.searchsorted(ends, error.token, side="right")]
+            raise ValueError(
+                f"sentence {self.store.sentence[row]} (row {row}): the teacher's {name} holds "
+                "a NaN, an infinity or a number too large for the cache; expected finite "
+                f"ones. Check its weights, or compute in float32 (now {self.settings.dtype})"
+            ) from error

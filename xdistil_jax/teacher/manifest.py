@@ -14,7 +14,7 @@ from xdistil_jax.files import write_atomic
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.models.layers import unstack_layers
 from xdistil_jax.models.tensors import fingerprint
-from xdistil_jax.teacher.codec import CODECS
+from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.shards import CacheDamaged, Ledger, canonical, digest
 from xdistil_jax.types import Params
 
@@ -36,6 +36,8 @@ class CacheSettings:
     """What decides every number in a cache, except the sentences.
 
     ``teacher`` and ``tokenizer`` are fingerprints; ``dtype`` is that of the teacher's arithmetic.
+    The basis of a PCA ``codec`` is fitted to the text that a cache is begun with, and used for all
+    that is added later: it is no setting, but a part of the folder, and each shard names it.
     """
 
     teacher: str
@@ -47,8 +49,7 @@ class CacheSettings:
     format_version: int = FORMAT
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise ValueError(f"codec {self.codec!r} is unknown: choose from {', '.join(CODECS)}")
+        find_codec(self.codec)
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype).name)
 

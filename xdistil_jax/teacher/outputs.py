@@ -14,6 +14,7 @@ it holds is addressed by the words of a sentence. The format (version 1) is mean
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -120,7 +121,8 @@ class OutputsWriter:
             "hidden": np.concatenate(hidden),
             "logits": np.concatenate(logits),
         }
-        name = secrets.token_hex(8)
+        # In the order of time, so that what was written last is read last.
+        name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
         Sealed.write(self.folder / "parts" / name / "part.json", arrays, {"format": _FORMAT})
         self._held, self._bytes = [], 0
 
@@ -174,7 +176,7 @@ class Outputs(NamedTuple):
 
 
 def read_outputs(folder: str | Path) -> Outputs:
-    """Verify and map all parts. A sentence that was added twice counts as it was read last.
+    """Verify and map all parts. A sentence that was added twice counts as it was added last.
 
     Raises:
         CacheDamaged: naming the file that isn't what was written.

@@ -19,6 +19,7 @@ class CacheDamaged(RuntimeError):  # noqa: N818 - read aloud: the cache is damag
     """A file of a cache is not what was written."""
 
     def __init__(self, path: Path, complaint: str, *, delete: Path | None = None) -> None:
+        self.path, self.complaint = path, complaint
         super().__init__(
             f"{path}: {complaint}. Delete {delete or path.parent} and repeat the command: "
             "it rebuilds that and nothing else"

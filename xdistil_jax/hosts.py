@@ -1,0 +1,150 @@
+"""Several processes as one run: joining them, and what only one of them may do or decide.
+
+The run folder lies where all of them see it. With one process everything here does nothing.
+"""
+
+import importlib.util
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+# Text is encoded by one process while the others wait.
+_PATIENCE_MS = 24 * 3600 * 1000
+Value = TypeVar("Value")
+_calls = itertools.count()
+_barriers = itertools.count()
+
+
+def connect(*, heartbeat_seconds: int = 100) -> None:
+    """Join the other processes of this run, if there are any, before JAX computes anything.
+
+    They are found by ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``
+    (``xdistil launch`` sets them), or from what a TPU pod, Slurm or Open MPI says of itself. A
+    process that is silent for ``heartbeat_seconds`` counts as dead, and the others end.
+
+    Raises:
+        ValueError: if only some of the three variables are set.
+    """
+    if jax.distributed.is_initialized():
+        return
+    known = _given()
+    if known or _in_cluster():
+        jax.distributed.initialize(**known, heartbeat_timeout_seconds=heartbeat_seconds)
+
+
+def _given() -> dict[str, Any]:
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    values = [os.environ.get(name) for name in names]
+    if not any(values[1:]):
+        return {}
+    if not all(values):
+        absent = ", ".join(name for name, value in zip(names, values, strict=True) if not value)
+        raise ValueError(f"to run in several processes set {', '.join(names)}; not set: {absent}")
+    address, count, number = values
+    return {
+        "coordinator_address": address,
+        "num_processes": int(count or 0),
+        "process_id": int(number or 0),
+    }
+
+
+def _in_cluster() -> bool:
+    """Does a scheduler say that this is one of several processes, or is this a TPU VM?"""
+    if "SLURM_PROCID" in os.environ:
+        return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    if "OMPI_COMM_WORLD_SIZE" in os.environ:
+        return int(os.environ["OMPI_COMM_WORLD_SIZE"]) > 1
+    if os.environ.get("JAX_PLATFORMS", "tpu") != "tpu":
+        return False
+    chips = (*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/*"))
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def several() -> bool:
+    """Is this run more than one process?"""
+    return jax.process_count() > 1
+
+
+def is_primary() -> bool:
+    """Is this the one process that writes what a run has once: reports, checkpoints, bundles?"""
+    return jax.process_index() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here; costs the devices nothing."""
+    if several():
+        # Collectives of the devices give up after seconds.
+        from orbax.checkpoint import multihost
+
+        wait = multihost.get_barrier_sync_fn()
+        wait(key=f"xdistil-{next(_barriers)}", timeout_ms=_PATIENCE_MS)
+
+
+@contextmanager
+def primary_first() -> Iterator[None]:
+    """The block runs in the primary process, and then, finding what that has made, in the others.
+
+    Where it fails in the primary process the others are ended by its death.
+    """
+    if not is_primary():
+        barrier()
+    yield
+    if is_primary():
+        barrier()
+
+
+def once(work: Callable[[], None]) -> None:
+    """Do ``work`` in the primary process; the others go on when it is done."""
+    if is_primary():
+        work()
+    barrier()
+
+
+def share(items: Sequence[Value]) -> Sequence[Value]:
+    """This process's part of ``items``: every P-th."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def primarys(value: Value) -> Value:
+    """The primary process's ``value`` (JSON types): what all must agree on is decided by one."""
+    if not several():
+        return value
+    from jax.experimental import multihost_utils
+
+    barrier()
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    padded = np.zeros(size, np.uint8)
+    padded[: len(content)] = content[:size]
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+def from_primary(tree: PyTree) -> PyTree:
+    """The primary process's arrays, on the host: hosts may differ in the last bit of an SVD."""
+    if not several():
+        return tree
+    from jax.experimental import multihost_utils
+
+    barrier()
+    return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
+
+
+def stops(raised: bool) -> bool:
+    """Has the run been asked to stop? Every process gives the same answer to its n-th question.
+
+    Several processes are asked by SIGTERM to any of them, which JAX's preemption service passes on;
+    ``raised`` is the answer of a single one.
+    """
+    if not several():
+        return raised
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(next(_calls))

@@ -1,0 +1,64 @@
+"""What the commands do around a run: signals, messages, and the end of a process."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from xdistil_jax.distill.loop import StopFlag
+
+
+def say(message: str) -> None:
+    """A message beside the output."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def signals() -> Iterator["StopFlag"]:
+    """Ctrl-C and SIGTERM raise a flag while a plan runs, and interrupt at once elsewhere."""
+    from xdistil_jax import hosts
+    from xdistil_jax.distill.loop import StopFlag
+
+    flag, together = StopFlag(), hosts.several()
+
+    def raise_flag(number: int, frame: FrameType | None) -> None:
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif flag.raised or not flag.listening:
+            raise KeyboardInterrupt
+        flag.raised = True
+
+    # In one of several processes SIGTERM belongs to JAX, which tells the others.
+    numbers = (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, raise_flag) for number in numbers}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def audience() -> dict[str, Any]:
+    """Whom a run tells what it does: of several processes one speaks."""
+    from xdistil_jax import hosts
+    from xdistil_jax.report.writers import Progress
+
+    return {"say": say, "progress": Progress()} if hosts.is_primary() else {}
+
+
+def several() -> bool:
+    """Is this one of several processes? Asks JAX only where it has been imported."""
+    hosts = sys.modules.get("xdistil_jax.hosts")
+    return hosts is not None and hosts.several()
+
+
+def end(complaint: str) -> NoReturn:
+    """End in failure; in one of several processes at once, or JAX would wait for the others."""
+    if not several():
+        sys.exit(complaint)
+    print(complaint, file=sys.stderr, flush=True)
+    os._exit(1)
