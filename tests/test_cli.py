@@ -14,7 +14,7 @@ import pytest
 import xdistil_jax
 from tests.deploy.toys import save_toy
 from tests.teacher.toys import build_toy, make_store, random_rows
-from xdistil_jax import cli
+from xdistil_jax import cli, terminal
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.experiment import Experiment, StudentConfig
 
@@ -323,7 +323,7 @@ def test_cache_answers_mistakes(told, arguments):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_raises_the_flag_where_somebody_listens(number):
     before = signal.getsignal(number)
-    with cli._signals() as flag:
+    with terminal.signals() as flag:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         assert not flag.raised
