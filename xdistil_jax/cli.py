@@ -283,7 +283,8 @@ def _plan(arguments: list[str]) -> None:
     chosen = _chosen(arguments, "plan")
     from xdistil_jax.distill.stages import describe
 
-    print(f"{chosen.name}, {chosen.strategy}\n\n{describe(chosen.plan())}")
+    states = f"cached as {chosen.teacher.codec}, imitated as {chosen.student.imitate}"
+    print(f"{chosen.name}, {chosen.strategy}; {states}\n\n{describe(chosen.plan())}")
 
 
 @dataclass(frozen=True)
