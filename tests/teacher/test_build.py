@@ -212,7 +212,11 @@ def test_of_two_builders_one_builds_and_one_waits(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
-    ("codec", "events"), [("bf16", [1, 18, 44, 63, 88]), ("pca-0.9", [3, 16, 24, 92, 110])]
+    ("codec", "events"),
+    [
+        ("bf16", [1, 18, 44, 63, 88]),
+        pytest.param("pca-0.9", [3, 16, 24, 92, 110], marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(tmp_path, codec, events):
     places = [str(tmp_path), str(tmp_path / "jit")]
