@@ -2,13 +2,12 @@
 
     python experiments/codecs.py [--out runs] [--codecs bf16 int8 pca-64 …] [--sentences 2000]
 
-Builds the cache of the 20,000 training sentences with each codec (the runs of the table find them
-again), and prints the coordinates and bytes of a token's state and its error: over the pieces of
-some sentences, the root of Σ‖decoded − fp32‖² / Σ‖fp32 − their mean‖². Figures: README.md.
+Prints the numbers and bytes of a token's state and its error: over the pieces of some training
+sentences, the root of Σ‖decoded − fp32‖² / Σ‖fp32 − their mean‖². Bases are fitted to as many
+pieces as a cache's are, of other sentences. Figures: README.md.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,10 +15,14 @@ import tyro
 from english import experiment
 from jaxtyping import Float, Int
 
-from xdistil_jax import Session, cache_teacher, encode_text, load_corpus, prepare_teacher
+from xdistil_jax import Session, encode_text, load_corpus, prepare_teacher
 from xdistil_jax.distill.feed import collate
+from xdistil_jax.student import Text
+from xdistil_jax.teacher.basis import fit_basis
 from xdistil_jax.teacher.codec import find_codec
-from xdistil_jax.teacher.source import OnlineTeacher, Teacher
+from xdistil_jax.teacher.source import OnlineTeacher
+
+SAMPLED_PIECES = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,17 @@ class Arguments:
 
 
 def states(
-    teacher: Teacher, text: Any, rows: Int[np.ndarray, "R"], layer: str
+    teacher: OnlineTeacher, text: Text, rows: Int[np.ndarray, "R"]
 ) -> Float[np.ndarray, "N D"]:
-    """What ``teacher`` says of the real pieces of rows, 50 rows at a time."""
-    width = int(text.ours.lengths[rows].max())
+    """What ``teacher`` says of the real pieces of rows, 50 rows of about one length at a time."""
     lookup, found = jax.jit(teacher.lookup), []
+    rows = rows[np.argsort(text.ours.lengths[rows])]
     for part in np.array_split(rows, max(1, len(rows) // 50)):
+        width = -(-int(text.ours.lengths[part].max()) // 8) * 8
         batch = collate(text.ours, part[None], width, np.zeros(len(part), bool))
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
-        output = lookup(teacher.arrays, teacher.stream(part, width), batch)
-        found.append(np.asarray(output.hidden[layer])[batch.repr_mask])
+        [hidden] = lookup(teacher.arrays, (), batch).hidden.values()
+        found.append(np.asarray(hidden)[batch.repr_mask])
     return np.concatenate(found)
 
 
@@ -56,20 +60,23 @@ def main(given: Arguments) -> None:
     corpus = load_corpus(chosen.data)
     teacher = prepare_teacher(session, corpus)
     text = encode_text(session, corpus, teacher)
-    layer = teacher.layer
-    # Equal steps through all rows; few of them were in the sample of a basis.
-    rows = np.arange(0, text.ours.rows, max(1, text.ours.rows // given.sentences))
-    online = OnlineTeacher(teacher.spec, teacher.params, text.kept, (layer,))
-    exact = states(online, text, rows, layer).astype(np.float64)
-    energy = ((exact - exact.mean(0)) ** 2).sum()
-    print(f"{len(exact):,} pieces of {len(rows):,} rows")
+    online = OnlineTeacher(teacher.spec, teacher.params, text.kept, (teacher.layer,))
+    rows = np.random.default_rng(0).permutation(text.ours.rows)
+    sampled = 1 + int(np.searchsorted(text.ours.lengths[rows].cumsum(), SAMPLED_PIECES))
+    sample = states(online, text, rows[:sampled])
+    exact = states(online, text, rows[sampled:][: given.sentences])
+    energy = ((exact - exact.mean(0)).astype(np.float64) ** 2).sum()
+    print(f"fitted to {len(sample):,} pieces, measured on {len(exact):,}")
     for name in given.codecs:
-        cache = cache_teacher(session, text, replace(teacher, codec=name))
-        basis = cache.bases.by_layer.get(layer)
-        width = exact.shape[1] if basis is None else basis.directions.shape[1]
-        size = find_codec(name).numbers.bytes_per_token(width)
-        error = np.sqrt(((states(cache, text, rows, layer) - exact) ** 2).sum() / energy)
-        print(f"{name}: {width} coordinates, {size} bytes, error {100 * error:.2f} %", flush=True)
+        codec = find_codec(name)
+        basis = None if codec.kept is None else fit_basis(sample, codec.kept)
+        stored = codec.encode(exact, basis)
+        decoded = codec.numbers.decode(stored.view(codec.numbers.streamed))
+        width = decoded.shape[1]
+        decoded = decoded if basis is None else basis.restore(decoded)
+        error = np.sqrt(((decoded - exact).astype(np.float64) ** 2).sum() / energy)
+        size = stored.nbytes // len(stored)
+        print(f"{name}: {width} numbers, {size} bytes, error {100 * error:.2f} %", flush=True)
 
 
 if __name__ == "__main__":
