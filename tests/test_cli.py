@@ -130,7 +130,8 @@ def test_plan_touches_no_device():
 def test_plan_of_an_experiment_file(printed, tmp_path):
     file = tmp_path / "toy.py"
     file.write_text(EXPERIMENT)
-    assert printed("plan", str(file)).startswith("toy, D1\n")
+    assert printed("plan", str(file)).startswith("toy, D1; cached as bf16, imitated as states\n")
+    assert "; cached as int8, " in printed("plan", str(file), "--teacher.codec", "int8")
     assert "logit/embed" in printed("plan", str(file), "D4.2")
     assert "joint 2·ce + logit" in " ".join(
         printed("plan", str(file), "--tuning.alpha", "2").split()

@@ -67,7 +67,9 @@ def plan_texts(experiment: "Experiment", given: argparse.Namespace) -> Iterator[
     """
     from xdistil_jax.distill.stages import describe
 
-    yield f"{experiment.name}, {experiment.strategy}\n\n{describe(experiment.plan())}"
+    states = f"cached as {experiment.teacher.codec}, imitated as {experiment.student.imitate}"
+    name = f"{experiment.name}, {experiment.strategy}"
+    yield f"{name}; {states}\n\n{describe(experiment.plan())}"
     if given.estimate:
         from xdistil_jax.chips import read_chip
 

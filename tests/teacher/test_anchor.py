@@ -113,10 +113,12 @@ def test_every_word_gets_what_the_teacher_says_of_it(folder, theirs, cache, pool
 
 
 @pytest.mark.parametrize("pool", ["first", "mean"])
+@pytest.mark.parametrize("coordinates", [False, True])
 @pytest.mark.parametrize("codec", ["int8", "pca-6", "pca-0.9"])
-def test_every_word_gets_it_with_every_codec(folder, theirs, pool, codec):
+def test_every_word_gets_it_with_every_codec(folder, theirs, pool, codec, coordinates):
     chosen = dataclasses.replace(SETTINGS, codec=codec)
     cache = build_toy(folder / codec, theirs, settings=chosen)
+    cache = dataclasses.replace(cache, coordinates=coordinates)
     anchored = anchor(cache, theirs, stored(FINE, folder, length=10), pool=pool)
     wanted, found = by_word(theirs, cache, pool=pool), by_word(anchored.store, anchored)
     assert wanted.keys() == found.keys()

@@ -190,7 +190,17 @@ def test_without_its_basis_a_cache_has_to_go(root, name, gone):
 def test_a_basis_is_not_fitted_anew_to_shards_that_are_there(root):
     shutil.rmtree(root / coded("pca-5").id / "basis")
     with pytest.raises(CacheDamaged, match=r"basis\.json: the file is missing"):
-        build_coded(root, "pca-5", random_rows(70))
+        build_coded(root, "pca-5", random_rows(30, seed=1))
+
+
+def test_a_sample_that_is_not_finite_names_the_sentence(tmp_path):
+    params = make_params()
+    params["embed"]["table"] = params["embed"]["table"].at[33].set(np.inf)
+    rows = [[token for token in row if token != 33] for row in TEXT]
+    rows[17][0:0] = [33]
+    with pytest.raises(ValueError, match=r"sentence 117 \(row 17\): the teacher's hidden-embed"):
+        build_coded(tmp_path, "pca-5", [row[:40] for row in rows], params=params)
+    assert not list(tmp_path.rglob("basis"))
 
 
 def test_a_shard_of_another_cache_of_the_same_id_is_refused(root, tmp_path):

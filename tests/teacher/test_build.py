@@ -22,8 +22,10 @@ from tests.teacher.toys import (
     make_store,
     random_rows,
 )
+from xdistil_jax.models.functional import build
 from xdistil_jax.models.layers import unstack_layers
-from xdistil_jax.teacher.forward import forward
+from xdistil_jax.sharding import make_mesh
+from xdistil_jax.teacher.forward import Pass, forward
 from xdistil_jax.teacher.manifest import identify_teacher, list_caches
 from xdistil_jax.teacher.plan import padded_widths
 from xdistil_jax.teacher.shards import Ledger
@@ -46,6 +48,16 @@ def test_only_real_tokens_are_stored(tmp_path):
         assert sum(part.size for part in parts) == tokens * width
         assert all(part.itemsize == 2 for part in parts)
     assert len(ledger(tmp_path).shards) > 2
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8", "pca-5", "pca-0.9"])
+def test_shards_are_planned_by_what_a_token_takes(tmp_path, codec):
+    settings = dataclasses.replace(SETTINGS, codec=codec)
+    store, mesh = make_store(TEXT), make_mesh(jax.devices()[:1])
+    cache = build_toy(tmp_path, store, settings=settings)
+    teacher = Pass(store, build(SPEC), make_params(), settings, mesh, cache.bases)
+    on_disk = sum(part.nbytes for parts in cache.maps.values() for part in parts)
+    assert teacher.bytes_per_token() * len(store.tokens) == on_disk
 
 
 def test_one_compile_for_each_width(tmp_path):
@@ -200,7 +212,11 @@ def test_of_two_builders_one_builds_and_one_waits(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
-    ("codec", "events"), [("bf16", [1, 18, 44, 63, 88]), ("pca-0.9", [3, 16, 60, 115, 130])]
+    ("codec", "events"),
+    [
+        ("bf16", [1, 18, 44, 63, 88]),
+        pytest.param("pca-0.9", [3, 16, 60, 115, 130], marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(tmp_path, codec, events):
     places = [str(tmp_path), str(tmp_path / "jit")]

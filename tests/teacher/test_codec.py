@@ -29,7 +29,8 @@ STATES = hnp.arrays(
 
 def roundtrip(numbers, states: np.ndarray) -> np.ndarray:
     """Encoded, decoded inside jit; on the host it comes to the same."""
-    stored = numbers.encode(states)
+    with np.errstate(divide="raise", invalid="raise"):
+        stored = numbers.encode(states)
     assert stored.dtype == numbers.stored
     assert stored.shape[1] * stored.itemsize == numbers.bytes_per_token(states.shape[1])
     decoded = np.asarray(jax.jit(numbers.decode)(stored.view(numbers.streamed)))
@@ -89,6 +90,11 @@ def test_each_token_has_a_scale_of_its_own():
     decoded = roundtrip(INT8, states)
     np.testing.assert_allclose(decoded, states, rtol=2e-2)
     assert (decoded[2] == 0).all()
+
+
+def test_the_tiniest_numbers_are_the_same_on_host_and_device():
+    states = np.array([[2e-38, -3e-38], [1.2e-38, 0.0]], np.float32)
+    np.testing.assert_allclose(roundtrip(INT8, states), states, atol=6e-39)
 
 
 def test_zero_bytes_are_zeros():

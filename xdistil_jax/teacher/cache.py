@@ -79,7 +79,7 @@ class TeacherCache:
         return np.flatnonzero(self.shard >= 0)
 
     def stream(self, rows: Int[np.ndarray, "*K B"], width: int) -> dict[str, Any]:
-        """Gather rows -> ``{"hidden": {layer: [*K B T D]}, "logits": fp16 [*K B T C]}``.
+        """Gather rows -> ``{"hidden": {layer: encoded [*K B T W]}, "logits": fp16 [*K B T C]}``.
 
         Zeros on padding and for row -1.
 
