@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from xdistil_jax import files
-from xdistil_jax.data.batches import Buckets, choose_widths
+from xdistil_jax.data.batches import choose_widths
 from xdistil_jax.data.corpus import Corpus, ReadLog, Sentence, load_test
 from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.leaks import overlap, unseen
@@ -22,13 +22,14 @@ from xdistil_jax.distill.evaluate import (
     tags_by_sentence,
     word_logits,
 )
+from xdistil_jax.distill.feed import mesh_buckets
 from xdistil_jax.experiment import settings
 from xdistil_jax.labels import Decoding
 from xdistil_jax.models.functional import Spec, build
 from xdistil_jax.report import bench, page
 from xdistil_jax.report.metrics import Scores, retention, score
 from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import replicate
+from xdistil_jax.sharding import settle
 from xdistil_jax.teacher.ensemble import mix_logits
 from xdistil_jax.types import EncoderOutput, Params
 
@@ -64,11 +65,12 @@ def _word_logits(
     session: Session, model: Trained, bare: Sequence[Sentence]
 ) -> tuple[Float[Array, "W C"], TaggedSet, EncodedStore]:
     store = encode(bare, model.tokenizer, None, max_length=model.max_length, folder=session.encoded)
-    buckets = Buckets(choose_widths(store.lengths, session.experiment.run.buckets), 4096)
+    mesh = model.mesh or session.mesh
+    buckets = mesh_buckets(choose_widths(store.lengths, session.experiment.run.buckets), 4096, mesh)
     decoding = session.experiment.run.decoding
-    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=decoding)
-    params = replicate(model.params, session.mesh)
-    return word_logits(model.spec, session.dtype, params, tagged), tagged, store
+    tagged = tagged_set(store, buckets, model.tagset, mesh, steps=4, decoding=decoding)
+    logits = word_logits(model.spec, session.dtype, settle(model.params, mesh), tagged)
+    return logits, tagged, store
 
 
 def evaluate(

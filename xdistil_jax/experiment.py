@@ -35,7 +35,9 @@ class TeacherConfig:
     types (``("PERSON=PER", "MISC=O")``). ``outputs`` is a folder that ``OutputsWriter`` has filled,
     instead of a model. ``word_dropout`` hides whole pieces in training;
     ``min_f1`` is the dev F1 in percent under which nothing is distilled; ``cache`` is the id of the
-    one teacher cache that will do.
+    one teacher cache that will do. ``tensor_parallel`` is for a teacher that is too large for one
+    device: 0 keeps it whole on each; n > 0 splits its parameters over all of them, and its heads
+    and feed-forward blocks n ways.
     """
 
     checkpoint: str = ""
@@ -62,6 +64,7 @@ class TeacherConfig:
     word_dropout: float = 0.0
     seed: int = 0
     cache: str = ""
+    tensor_parallel: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ _WITHOUT_EFFECT = {
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),
     ("TeacherConfig", "min_f1"),
+    ("TeacherConfig", "tensor_parallel"),
 }
 
 

@@ -25,7 +25,8 @@ Say = Callable[[str], None]
 class Trained:
     """A teacher or a student, ready to tag; ``folder`` is where its scores are kept.
 
-    ``layer`` is the one that students of this teacher imitate.
+    ``layer`` is the one that students of this teacher imitate; ``mesh`` is the one over which its
+    parameters are split (None: they are whole on every device).
     """
 
     spec: Spec
@@ -36,6 +37,7 @@ class Trained:
     fingerprint: str = ""
     folder: Path | None = None
     layer: str = ""
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True)

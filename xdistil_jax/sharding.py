@@ -50,6 +50,17 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.device_put(tree, replicated(mesh))
 
 
+def settle(tree: PyTree, mesh: Mesh) -> PyTree:
+    """``tree`` on ``mesh``: what lies there stays as it is split, other leaves are replicated."""
+
+    def place(leaf: Any) -> Array:
+        own = leaf.sharding if isinstance(leaf, jax.Array) else None
+        there = isinstance(own, NamedSharding) and own.mesh == mesh
+        return leaf if there else jax.device_put(leaf, replicated(mesh))
+
+    return jax.tree.map(place, tree)
+
+
 def placer(
     mesh: Mesh, rules: Mapping[str, PartitionSpec] | None = None
 ) -> Callable[[str, np.ndarray], Array]:

@@ -108,14 +108,15 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
         cache = build_cache(
             session.caches, theirs, np.arange(theirs.rows),
             build(replace(teacher.spec, outputs=(teacher.layer,))), teacher.params, wanted,
-            mesh=session.mesh, say=session.say, only=session.experiment.teacher.cache or None,
+            mesh=teacher.mesh or session.mesh, say=session.say,
+            only=session.experiment.teacher.cache or None,
         )  # fmt: skip
     if text.kept is not None and _same_rows(theirs, text.ours, text.kept):
         return cache
     return anchor(cache, theirs, text.ours, pool=session.experiment.student.pool)
 
 
-def _taught(stages: tuple[Stage, ...]) -> bool:
+def is_taught(stages: tuple[Stage, ...]) -> bool:
     """Does any stage learn from the teacher, and not from labels alone?"""
     return any(stage.labelled_fraction < 1 for stage in stages)
 
@@ -153,7 +154,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
     if not (folder / "student").is_dir():
-        if can_tag(teacher) and _taught(stages):
+        if can_tag(teacher) and is_taught(stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
         params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
@@ -234,7 +235,7 @@ def _train_student(
     files.write_atomic(folder / "plan.txt", "\n\n".join((describe(stages), *masks)) + "\n")
     if table is not None:
         params = start_embedding(params, table, scale=config.embedding_scale, projected=projected)
-    cache = cache_teacher(session, text, teacher) if _taught(stages) else None
+    cache = cache_teacher(session, text, teacher) if is_taught(stages) else None
     with session.timed("student"):
         return train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int
 
-from xdistil_jax.data.batches import Buckets, Source, choose_widths, language_rates, mix
+from xdistil_jax.data.batches import Source, choose_widths, language_rates, mix
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.evaluate import HeldOut, tagged_set
+from xdistil_jax.distill.feed import mesh_buckets
 from xdistil_jax.distill.loop import PlanResult, Training, run_plan
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import Model
@@ -25,11 +27,17 @@ def train_plan(
     session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
     store: EncodedStore, dev: EncodedStore, tagset: TagSet, *, labelled: np.ndarray,
     budget: int, seed: int, transfer: np.ndarray | None = None, teacher: Teacher | None = None,
+    split_over: Mesh | None = None,
 ) -> PlanResult:  # fmt: skip
-    """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
-    run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call
+    """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard.
+
+    ``split_over`` is the mesh over which the parameters are split; without it they are whole on
+    every device of the session.
+    """
+    run_, mesh = session.experiment.run, split_over or session.mesh
+    steps = run_.steps_per_call
     widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
-    buckets = Buckets(widths, budget)
+    buckets = mesh_buckets(widths, budget, mesh)
     transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
     held_out, transfer = _hold_out(transfer, store.sentence[transfer], run_.held_out, seed)
     checkpoints = Checkpoints(folder / "checkpoints", every=run_.save_every_s)
@@ -39,9 +47,10 @@ def train_plan(
     shown = () if session.progress is None else (session.progress,)
     writer = Writers((lines, board, *shown))
     sources = [_source(store, rows, run_.temperature) for rows in (labelled, transfer)]
+    lookup = None if teacher is None else teacher.lookup
     training = Training(
-        Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
-        store, *sources, buckets.capped(*sources),
+        Model(spec, lookup, session.dtype, mesh, split_over is not None), store, *sources,
+        buckets.capped(*sources),
         tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding), teacher,
         () if teacher is None else replicate(teacher.arrays, mesh),
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,

@@ -9,7 +9,7 @@ from xdistil_jax.data.batches import Buckets, Call
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode
 from xdistil_jax.data.tokenizer import train_tokenizer
-from xdistil_jax.distill.feed import Feeder, collate
+from xdistil_jax.distill.feed import Feeder, collate, mesh_buckets
 from xdistil_jax.distill.step import Feed
 from xdistil_jax.sharding import make_mesh
 
@@ -141,7 +141,19 @@ def test_rows_are_split_over_the_devices_and_steps_are_not():
             assert (np.searchsorted(transfer, found) % 16 == logical).all()
 
 
-def test_devices_that_do_not_divide_the_shards_are_refused():
+def test_devices_that_do_not_divide_a_batch_are_refused():
     feeder = Feeder(STORE, Buckets((8,), 128), None, make_mesh(jax.devices()[:3]), 1)
-    with pytest.raises(ValueError, match="3 devices does not divide the 16 logical shards"):
+    with pytest.raises(ValueError, match=r"16 rows can't be split evenly over .* 3 devices"):
         feeder.feed(Call(0, np.zeros((1, 16), int)), np.ones(16, bool))
+
+
+@pytest.mark.parametrize(("devices", "rows"), [(1, 16), (8, 16), (3, 48), (6, 48)])
+def test_batches_are_made_for_the_devices(devices, rows):
+    """A pod has more devices than logical shards; here a number that 16 has no room for."""
+    mesh = make_mesh(jax.devices()[:devices])
+    buckets = mesh_buckets((8,), 128, mesh)
+    assert buckets.batch_sizes == (rows,)
+    feed, _ = Feeder(STORE, buckets, None, mesh, 1).feed(
+        Call(0, np.zeros((1, rows), int)), np.ones(rows, bool)
+    )
+    assert {s.data.shape[1] for s in feed.batch.rows.addressable_shards} == {rows // devices}

@@ -1,5 +1,7 @@
 """Rows -> batches on the devices: gathering, masks, and what the teacher says of them."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -51,6 +53,14 @@ def collate(
     )
 
 
+def mesh_buckets(widths: Sequence[int], token_budget: int, mesh: Mesh) -> Buckets:
+    """Buckets whose batches hold equal shares of the logical shards and of the devices.
+
+    Any number of devices that divides 16 sees the same batches; more see larger ones.
+    """
+    return Buckets(tuple(widths), token_budget, math.lcm(SHARDS, mesh.shape["data"]))
+
+
 class Feeder(NamedTuple):
     """Turns calls into feeds of a fixed number of steps, placed on the mesh."""
 
@@ -70,12 +80,12 @@ class Feeder(NamedTuple):
         """(the call's batches on the devices, filled up to ``steps``; its real pieces).
 
         Raises:
-            ValueError: if the mesh's data axis doesn't divide the logical shards.
+            ValueError: if the mesh's data axis doesn't divide the rows of the batch.
         """
-        if SHARDS % self.mesh.shape["data"]:
+        if call.rows.shape[1] % self.mesh.shape["data"]:
             raise ValueError(
-                f"a data axis of {self.mesh.shape['data']} devices does not divide the {SHARDS} "
-                "logical shards: use 1, 2, 4, 8 or 16"
+                f"a batch of {call.rows.shape[1]} rows can't be split evenly over a data axis of "
+                f"{self.mesh.shape['data']} devices: make the buckets with mesh_buckets"
             )
         width = self.buckets.widths[call.bucket]
         rows = self.filled(call)

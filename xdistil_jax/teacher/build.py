@@ -30,11 +30,18 @@ from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
 from xdistil_jax.types import Params
 
 SHARD_BYTES = 40 << 20
-# (padded pieces of a batch, widths an octave): a CPU computes small batches as fast as large ones
-# and compiles in half a second, so it had better pad less.
-_SHAPES, _SHAPES_CPU = (16384, 4), (512, 16)
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
+
+
+def batch_shapes(mesh: Mesh) -> tuple[int, int]:
+    """(padded pieces of a batch, widths an octave), unless told otherwise.
+
+    16,384 pieces for each accelerator of ``data``. A CPU computes small batches as fast as large
+    ones and compiles in half a second, so it had better pad less.
+    """
+    cpu = sharding.platform(mesh) == "cpu"
+    return (512, 16) if cpu else (16384 * mesh.shape["data"], 4)
 
 
 def build_cache(
@@ -53,9 +60,9 @@ def build_cache(
 ) -> TeacherCache:
     """The cache of ``settings`` in ``root``, with what it lacks of ``rows`` computed and added.
 
-    No other row is read. ``token_budget`` is a batch's padded pieces (None: 512 on a CPU, where
-    larger ones only add padding, 16,384 on an accelerator). ``only`` is the id, or the start of
-    it, of the one cache that will do.
+    No other row is read. ``token_budget`` is a batch's padded pieces (None: see ``batch_shapes``).
+    ``only`` is the id, or the start of it, of the one cache that will do. ``params`` that are split
+    over ``mesh`` stay so.
 
     Raises:
         CacheMismatch: if ``only`` doesn't fit the settings, or a newer version wrote the cache.
@@ -64,7 +71,7 @@ def build_cache(
     """
     root = Path(root)
     folder = root / settings.id
-    default_budget, per_octave = _SHAPES_CPU if sharding.platform(mesh) == "cpu" else _SHAPES
+    default_budget, per_octave = batch_shapes(mesh)
     widths = padded_widths(settings.max_length, per_octave=per_octave)
     token_budget = default_budget if token_budget is None else token_budget
     if only is not None:
@@ -83,7 +90,7 @@ def build_cache(
         if len(lacking := _lacking(ledger, row_keys, rows)):
             # Damage is said before a long pass, not after it.
             bind(ledger, settings, row_keys, rows[locate(ledger.key, row_keys[rows]) >= 0])
-            teacher = Pass(store, functional, sharding.replicate(params, mesh), settings, mesh)
+            teacher = Pass(store, functional, sharding.settle(params, mesh), settings, mesh)
             works = _plan(ledger, teacher, row_keys, lacking, widths, token_budget, shard_bytes)
             say(_announce(root, ledger, settings, works))
             _fill(ledger, teacher, row_keys, works, say)
