@@ -20,6 +20,9 @@ from typing import NamedTuple
 # Before jax is loaded: it must not look for the TPU of this machine, or for the host of one.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+# What libtpu would ask of a real one; any answer will do.
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 # The compiler may run in several processes; only the device may not.
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
@@ -33,6 +36,8 @@ from xdistil_jax.cli import load_experiment
 from xdistil_jax.experiment import Experiment
 
 _GIB = 2**30
+# "Used 17.1G of 15.75G hbm", or "required for HLO temporaries (59.61G) exceeds ... HBM (15.75G)".
+_TOO_LARGE = re.compile(r"(?:Used |\()([\d.]+\w)\)? (?:of|exceeds available HBM) \(?([\d.]+\w)")
 
 
 class Report(NamedTuple):
@@ -128,8 +133,10 @@ def _devices(topology: str) -> Sequence[jax.Device]:
     Raises:
         ValueError: without libtpu, and for a shape that there isn't.
     """
+    config = CHIPS[topology.partition(":")[0]].config
+    options = {"chip_config_name": config} if config else {}
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return topologies.get_topology_desc(topology, "tpu", **options).devices
     except Exception as error:
         raise ValueError(
             f"--topology {topology}: {error}\nThe compiler comes with libtpu, for Linux on x86-64: "
@@ -143,10 +150,11 @@ def compile_program(program: Program) -> Report:
     try:
         compiled = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        if not (found := re.search(r"Used (\S+) of (\S+) hbm", str(error))):
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        seconds = time.perf_counter() - started
-        return Report(program, seconds=seconds, refused=f"{found[1]}iB of {found[2]}iB")
+        found = _TOO_LARGE.search(str(error))
+        told = f"{found[1]}iB of {found[2]}iB" if found else str(error).splitlines()[0][:200]
+        return Report(program, seconds=time.perf_counter() - started, refused=told)
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     parts = (

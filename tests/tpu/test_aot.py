@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.distill.toys import STORE
 from tests.teacher.toys import SETTINGS, build_toy, make_store, random_rows
-from xdistil_jax import Experiment, TeacherConfig
+from xdistil_jax import Experiment, StudentConfig, TeacherConfig
 from xdistil_jax.distill.feed import collate
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.transformer import TransformerSpec
@@ -32,12 +32,14 @@ NEEDS_LIBTPU = pytest.mark.skipif(
     find_spec("libtpu") is None, reason="libtpu is not installed: it is for Linux on x86-64"
 )
 TINY = TeacherConfig(width=16, layers=3, heads=2, feed_forward=32, vocab_size=64, max_length=16)
-EXPERIMENT = Experiment(strategy="D4.1", teacher=TINY)
+EXPERIMENT = Experiment(
+    strategy="D4.1", teacher=TINY, student=StudentConfig(embed=8, hidden=8, dropout=0.0)
+)
 
 
 def small(devices=8, **options):
     return programs.make_plan(
-        EXPERIMENT, jax.devices()[:devices], tokens_per_chip=64, classes=3, words=50, **options
+        EXPERIMENT, jax.devices()[:devices], tokens_per_chip=256, classes=3, words=50, **options
     )
 
 
@@ -137,17 +139,25 @@ def test_the_programs_are_those_of_the_plan():
     assert widths[-1] == 16
 
 
-@pytest.mark.parametrize("student", ["bilstm", "l6-h384"])
+@pytest.mark.parametrize("student", ["bilstm", pytest.param("l6-h384", marks=pytest.mark.slow)])
 def test_a_student_step_sums_gradients_and_nothing_else(student):
     planned = small(student=student)
     found = costs(planned, "cache pass", "logit")
     assert found["cache pass"].collectives == ()
-    sums = found["logit"].collectives
-    assert {each.kind for each in sums} == {"all-reduce"}
+    assert {each.kind for each in found["logit"].collectives} == {"all-reduce"}
     alone = costs(small(1, student=student), "cache pass", "logit")
     for name, cost in found.items():
         assert cost.flops == alone[name].flops > 0, name
         assert alone[name].collectives == ()
+
+
+def test_an_evaluation_gathers_logits_and_nothing_before_them():
+    planned = small()
+    [cost] = costs(planned, "evaluation").values()
+    pieces = 8 * 256
+    # Logits and, to put them in their places, the numbers of their words.
+    assert sorted(each.bytes for each in cost.collectives) == [pieces * 4, pieces * 4 * 3]
+    assert {(each.kind, each.times) for each in cost.collectives} == {("all-gather", 1)}
 
 
 def test_a_split_teacher_is_compiled_too():
@@ -224,7 +234,7 @@ def test_a_small_run_compiles_for_a_tpu(tmp_path):
 
 @NEEDS_LIBTPU
 def test_what_does_not_fit_ends_with_1(tmp_path):
-    wide = ["--words", "3000000000", "--only", "evaluation"]
+    wide = ["--words", "1000000000", "--only", "evaluation"]
     done = aot(tmp_path, "--topology", "v5e:2x2", "--tokens-per-chip", "1024", *wide)
     assert done.returncode == 1, done.stderr
     assert "does not fit" in table(done.stdout)["evaluation"]["memory GiB"]
