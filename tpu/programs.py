@@ -280,7 +280,7 @@ def _evaluation(planned: Plan, model: Model, name: str, own: int) -> Iterator[Pr
     whole = replicated(model.mesh)
     model = model._replace(lookup=None)
     flat = jax.ShapeDtypeStruct((planned.words, planned.classes), np.float32, sharding=whole)
-    run = predict_call(model.student, model.dtype, model.mesh)
+    run = predict_call(model.student, model.dtype, model.mesh, model.split)
     for rows, width in _batches(planned, model, own):
         feed = _feed(planned, model, rows, width)
         slots = feed.batch.tokens
@@ -293,7 +293,8 @@ def _cache_pass(planned: Plan) -> Iterator[Program]:
     mesh, dtype = planned.teacher_mesh, planned.dtype
     spec = replace(planned.teacher, outputs=(planned.layer,))
     model = Model(spec, None, dtype, mesh, planned.split)
-    options = {"functional": build(model.student), "layers": (planned.layer,), "dtype": dtype}
+    options: dict[str, Any] = {"functional": build(model.student), "layers": (planned.layer,)}
+    options |= {"dtype": dtype, "rows": batch_sharding(mesh) if planned.split else None}
     own, per_octave = batch_shapes(mesh)
     widths = padded_widths(planned.experiment.teacher.max_length, per_octave=per_octave)
     split: NamedSharding = batch_sharding(mesh)

@@ -50,6 +50,14 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.device_put(tree, replicated(mesh))
 
 
+def is_split(tree: PyTree) -> bool:
+    """Does a device hold only a part of any leaf?"""
+    return any(
+        isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
 def settle(tree: PyTree, mesh: Mesh) -> PyTree:
     """``tree`` on ``mesh``: what lies there stays as it is split, other leaves are replicated."""
 

@@ -211,7 +211,7 @@ def train_step(
             batch.lengths,
             batch.token_types,
             key=key,
-            dtype=jnp.dtype(model.dtype),
+            **_options(model),
         )
         means = tuple(LOSSES[name](output, target, batch) for name in program.losses)
         return sum(w * mean.compute() for w, mean in zip(h.weights, means, strict=True)), means
@@ -280,12 +280,14 @@ def loss_call(model: Model, losses: tuple[Loss, ...]) -> Callable[..., tuple[Mea
 
 
 @lru_cache(maxsize=64)
-def predict_call(student: Spec, dtype: str, mesh: Mesh) -> Callable[..., Float[Array, "W C"]]:
+def predict_call(
+    student: Spec, dtype: str, mesh: Mesh, split: bool = False
+) -> Callable[..., Float[Array, "W C"]]:
     """(params, flat [W C], feed, slots [K B T]) -> flat, with each piece's logits at its slot.
 
     ``slots`` is the number of the word that a piece stands for, or W where it stands for none.
     """
-    model = Model(student, None, dtype, mesh)
+    model = Model(student, None, dtype, mesh, split)
 
     def call(
         params: Params, flat: Float[Array, "W C"], feed: Feed, slots: Int[Array, "K B T"]
@@ -305,5 +307,10 @@ def predict_call(student: Spec, dtype: str, mesh: Mesh) -> Callable[..., Float[A
 
 def _forward(model: Model, params: Mapping[str, Any], batch: Batch) -> EncoderOutput:
     return build(model.student).apply(
-        params, batch.tokens, batch.lengths, batch.token_types, dtype=jnp.dtype(model.dtype)
+        params, batch.tokens, batch.lengths, batch.token_types, **_options(model)
     )
+
+
+def _options(model: Model) -> dict[str, Any]:
+    rows = {"rows": batch_sharding(model.mesh)} if model.split else {}
+    return {"dtype": jnp.dtype(model.dtype), **rows}
