@@ -28,7 +28,7 @@ from xdistil_jax.models.functional import Spec, build
 from xdistil_jax.report import bench, page
 from xdistil_jax.report.metrics import Scores, retention, score
 from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import replicate
+from xdistil_jax.sharding import settle
 from xdistil_jax.teacher.ensemble import mix_logits
 from xdistil_jax.types import EncoderOutput, Params
 
@@ -64,11 +64,11 @@ def _word_logits(
     session: Session, model: Trained, bare: Sequence[Sentence]
 ) -> tuple[Float[Array, "W C"], TaggedSet, EncodedStore]:
     store = session.encode(bare, model.tokenizer, None, max_length=model.max_length)
-    run_ = session.experiment.run
+    run_, mesh = session.experiment.run, model.mesh or session.mesh
     buckets = Buckets(choose_widths(store.lengths, run_.buckets), 4096, run_.shards)
-    tagged = tagged_set(store, buckets, model.tagset, session.mesh, steps=4, decoding=run_.decoding)
-    params = replicate(model.params, session.mesh)
-    return word_logits(model.spec, session.dtype, params, tagged), tagged, store
+    tagged = tagged_set(store, buckets, model.tagset, mesh, steps=4, decoding=run_.decoding)
+    logits = word_logits(model.spec, session.dtype, settle(model.params, mesh), tagged)
+    return logits, tagged, store
 
 
 def evaluate(

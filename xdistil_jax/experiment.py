@@ -37,7 +37,9 @@ class TeacherConfig:
     principal coordinates: ``pca-256`` so many, ``pca-0.99`` as many as hold that share of the
     energy. ``word_dropout`` hides whole pieces in training;
     ``min_f1`` is the dev F1 in percent under which nothing is distilled; ``cache`` is the id of the
-    one teacher cache that will do.
+    one teacher cache that will do. ``tensor_parallel`` is for a teacher that is too large for one
+    device: 0 keeps it whole on each; n > 0 splits its parameters over all of them, and its heads
+    and feed-forward blocks n ways.
     """
 
     checkpoint: str = ""
@@ -65,6 +67,7 @@ class TeacherConfig:
     word_dropout: float = 0.0
     seed: int = 0
     cache: str = ""
+    tensor_parallel: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,7 @@ _WITHOUT_EFFECT = {
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),
     ("TeacherConfig", "min_f1"),
+    ("TeacherConfig", "tensor_parallel"),
 }
 
 

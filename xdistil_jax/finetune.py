@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdistil_jax import files, hosts
@@ -19,13 +20,14 @@ from xdistil_jax.data.tokenizer import (
 )
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import TeacherConfig, hash8, settings
-from xdistil_jax.labels import LabelMap
+from xdistil_jax.labels import LabelMap, TagSet
+from xdistil_jax.models import partition
 from xdistil_jax.models.checkpoints import keep_lowest, load_encoder, save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import placer, platform
+from xdistil_jax.sharding import by_rules, make_mesh, placer, platform
 from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
@@ -103,6 +105,24 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensem
     return Ensemble(members, weights, identity)
 
 
+def _split_over(session: Session, config: TeacherConfig) -> Mesh | None:
+    """The mesh over which the teacher's parameters are split, if they are."""
+    if not config.tensor_parallel:
+        return None
+    if hosts.several():
+        raise ValueError(
+            "teacher.tensor_parallel splits a teacher over the devices of one host, and this run "
+            "has several: leave it out, or run on one host"
+        )
+    return make_mesh(tuple(session.mesh.devices.flat), model=config.tensor_parallel)
+
+
+def fine_tuning(config: TeacherConfig, spec: AnySpec) -> Stage:
+    """The one stage of the teacher's plan: cross-entropy, all parameters."""
+    recipe = config.recipe
+    return Stage("teacher", (Term("ce"),), spec.groups, 1.0, recipe.schedule, recipe.stop)
+
+
 def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> Trained:
     """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
     experiment = session.experiment
@@ -115,45 +135,57 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     made = {**settings(config), "layer": 0}
     del made["codec"]
     identity = hash8(
-        made, run_.temperature, run_.buckets, run_.steps_per_call,
-        run_.decoding, session.dtype, _checkpoint_identity(config.checkpoint), train.identity,
+        made, run_.temperature, run_.buckets, run_.shards, run_.steps_per_call, run_.decoding,
+        session.dtype, _checkpoint_identity(config.checkpoint), train.identity,
         dev.identity,
     )  # fmt: skip
     folder = experiment.folder() / f"teacher-{identity}"
     key = jax.random.key(config.seed)
     tags = corpus.tagset.tags
+    split_over = _split_over(session, config)
     if not hosts.primarys((folder / "model" / "config.json").is_file()):
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
         if config.fine_tune:
             session.say(f"teacher: fine-tuning in {folder}")
-            stage = Stage(
-                "teacher", (Term("ce"),), spec.groups, 1.0, config.recipe.schedule,
-                config.recipe.stop,
-            )  # fmt: skip
+            stage = fine_tuning(config, spec)
             with session.timed("teacher"):
                 params = train_plan(
                     session, folder, spec, params, (stage,), train, dev, corpus.tagset,
                     labelled=np.arange(train.rows), budget=config.token_budget, seed=config.seed,
+                    split_over=split_over,
                 ).params  # fmt: skip
         host = jax.tree.map(np.asarray, params)
         hosts.once(lambda: tokenizer.save(folder / "model"))
         hosts.once(lambda: save_encoder(folder / "model", spec, host, own))
+    spec, params = _load(session, config, folder / "model", corpus.tagset, split_over)
+    # How it was regularised in training changes nothing of what it says.
+    identity = identify_teacher(replace(spec, dropout=0.0), params)
+    return Trained(
+        spec, params, tokenizer, corpus.tagset, length, identity, folder, layer_name(config, spec),
+        config.codec, split_over,
+    )  # fmt: skip
+
+
+def _load(
+    session: Session, config: TeacherConfig, folder: Path, tagset: TagSet, split_over: Mesh | None
+) -> tuple[AnySpec, Params]:
+    """The saved teacher on the devices, its tags matched with ``tagset`` by name."""
     # A scan copies each layer's weights out of their stack: a fourteenth of the time on a CPU,
     # where the longer program compiles in half a second.
     stacked = platform(session.mesh) != "cpu"
-    spec, params, own = load_encoder(folder / "model", stacked=stacked, place=placer(session.mesh))
-    if own != tags:
-        mapped = LabelMap.of(own or (), corpus.tagset, _renamed(config))
+    if split_over is None:
+        spec, params, own = load_encoder(folder, stacked=stacked, place=placer(session.mesh))
+    else:
+        spec, params, own = load_encoder(folder, stacked=stacked)
+        shardings = by_rules(params, partition.rules(spec, split_over), split_over)
+        params = jax.device_put(params, shardings)
+    if own != tagset.tags:
+        mapped = LabelMap.of(own or (), tagset, _renamed(config))
         spec = replace(spec, columns=mapped.columns)
         if told := mapped.describe():
             session.say(f"teacher: {told}")
-    # How it was regularised in training changes nothing of what it says.
-    identity = identify_teacher(replace(spec, dropout=0.0), params)
-    layer = layer_name(config, spec)
-    return Trained(
-        spec, params, tokenizer, corpus.tagset, length, identity, folder, layer, config.codec
-    )
+    return spec, params
 
 
 def given_outputs(session: Session, corpus: Corpus, config: TeacherConfig) -> Given:

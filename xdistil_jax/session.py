@@ -28,7 +28,8 @@ Say = Callable[[str], None]
 class Trained:
     """A teacher or a student, ready to tag; ``folder`` is where its scores are kept.
 
-    ``layer`` is the one that students of this teacher imitate, ``codec`` how it is cached.
+    ``layer`` is the one that students of this teacher imitate, ``codec`` how it is cached. ``mesh``
+    is the one over which its parameters are split (None: they are whole on every device).
     """
 
     spec: Spec
@@ -40,6 +41,7 @@ class Trained:
     folder: Path | None = None
     layer: str = ""
     codec: str = "bf16"
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,14 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
     Every process passes the same values.
     """
-    sharding = replicated(mesh)
-    if sharding.is_fully_addressable:
-        return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
+    return lay(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def lay(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Place every leaf of ``tree``, the same in every process, by the sharding beside it."""
+    if all(each.is_fully_addressable for each in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(_place, tree, shardings)
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> Array:
@@ -65,6 +69,25 @@ def _place(leaf: Any, sharding: NamedSharding) -> Array:
         return jax.random.wrap_key_data(_place(jax.random.key_data(leaf), sharding))
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def is_split(tree: PyTree) -> bool:
+    """Does a device hold only a part of any leaf?"""
+    return any(
+        isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def settle(tree: PyTree, mesh: Mesh) -> PyTree:
+    """``tree`` on ``mesh``: what lies there stays as it is split, other leaves are replicated."""
+
+    def place(leaf: Any) -> Array:
+        own = leaf.sharding if isinstance(leaf, jax.Array) else None
+        there = isinstance(own, NamedSharding) and own.mesh == mesh
+        return leaf if there else jax.device_put(leaf, replicated(mesh))
+
+    return jax.tree.map(place, tree)
 
 
 def placer(
@@ -111,12 +134,12 @@ def own_mesh(mesh: Mesh) -> Mesh:
 
 
 def own_copy(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Leaves that lie whole on every device -> the same on this process's ``own_mesh`` alone."""
+    """``settle``, and of what lies whole on the devices of all processes the part on ``mesh``."""
     sharding = replicated(mesh)
 
     def own(leaf: Any) -> Array:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return jax.device_put(leaf, sharding)
+            return settle(leaf, mesh)
         parts = [shard.data for shard in leaf.addressable_shards]
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
 

@@ -106,7 +106,8 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
         cache = build_cache(
             session.caches, theirs, np.arange(theirs.rows),
             build(replace(teacher.spec, outputs=(teacher.layer,))), teacher.params, wanted,
-            mesh=session.mesh, say=session.say, only=session.experiment.teacher.cache or None,
+            mesh=teacher.mesh or session.mesh, say=session.say,
+            only=session.experiment.teacher.cache or None,
         )  # fmt: skip
     if session.experiment.student.imitate == "coordinates":
         cache = replace(cache, coordinates=True)
@@ -115,7 +116,7 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
     return anchor(cache, theirs, text.ours, pool=session.experiment.student.pool)
 
 
-def _taught(stages: tuple[Stage, ...]) -> bool:
+def is_taught(stages: tuple[Stage, ...]) -> bool:
     """Does any stage learn from the teacher, and not from labels alone?"""
     return any(stage.labelled_fraction < 1 for stage in stages)
 
@@ -150,7 +151,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
     if not hosts.primarys((folder / "student").is_dir()):
-        if can_tag(teacher) and _taught(stages):
+        if can_tag(teacher) and is_taught(stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
         spec, params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
@@ -232,7 +233,7 @@ def _train_student(
     experiment = session.experiment
     stages = experiment.plan()
     config, table = experiment.student, _start_table(session, text, teacher)
-    cache = cache_teacher(session, text, teacher) if _taught(stages) else None
+    cache = cache_teacher(session, text, teacher) if is_taught(stages) else None
     if cache is not None and config.imitate == "coordinates":
         spec = replace(spec, teacher_width=_width(cache, spec.imitates))
     deployed = spec

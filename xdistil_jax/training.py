@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from xdistil_jax import hosts
@@ -27,9 +28,15 @@ def train_plan(
     session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
     store: EncodedStore, dev: EncodedStore, tagset: TagSet, *, labelled: np.ndarray,
     budget: int, seed: int, transfer: np.ndarray | None = None, teacher: Teacher | None = None,
+    split_over: Mesh | None = None,
 ) -> PlanResult:  # fmt: skip
-    """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard."""
-    run_, mesh, steps = session.experiment.run, session.mesh, session.experiment.run.steps_per_call
+    """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard.
+
+    ``split_over`` is the mesh over which the parameters are split; without it they are whole on
+    every device of the session.
+    """
+    run_, mesh = session.experiment.run, split_over or session.mesh
+    steps = run_.steps_per_call
     widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
     buckets = Buckets(widths, budget, run_.shards)
     transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
@@ -38,9 +45,10 @@ def train_plan(
     saved = checkpoints.peek() or {"records": 0, "global_step": 0}
     writer = Writers(_writers(folder, session, saved) if hosts.is_primary() else ())
     sources = [_source(store, rows, run_.temperature) for rows in (labelled, transfer)]
+    lookup = None if teacher is None else teacher.lookup
     training = Training(
-        Model(spec, None if teacher is None else teacher.lookup, session.dtype, mesh),
-        store, *sources, buckets.capped(*sources),
+        Model(spec, lookup, session.dtype, mesh, split_over is not None), store, *sources,
+        buckets.capped(*sources),
         tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding), teacher,
         () if teacher is None else replicate(teacher.arrays, mesh),
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,

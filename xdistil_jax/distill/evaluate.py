@@ -19,7 +19,7 @@ from xdistil_jax.distill.step import Feed, Model, loss_call, predict_call
 from xdistil_jax.labels import Decoding, TagSet
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.scoring import SpanCounts, best_tags, language_mean, span_counts
-from xdistil_jax.sharding import own_rows, place_batch, replicate
+from xdistil_jax.sharding import is_split, own_rows, place_batch, replicate
 from xdistil_jax.types import Mean, Params
 
 
@@ -81,7 +81,7 @@ def word_logits(
     student: Spec, dtype: str, params: Params, tagged: TaggedSet
 ) -> Float[Array, "W C"]:
     """The logits of every word, which are those of its first piece."""
-    run = predict_call(student, dtype, tagged.mesh)
+    run = predict_call(student, dtype, tagged.mesh, is_split(params))
     flat = np.zeros((len(tagged.gold), len(tagged.tagset)), np.float32)
     flat = replicate(flat, tagged.mesh)
     for feed, slots in tagged.feeds:

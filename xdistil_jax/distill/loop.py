@@ -27,6 +27,7 @@ from xdistil_jax.distill.step import (
     TrainState,
     hparams,
     merged,
+    place,
     start_state,
     train_call,
 )
@@ -130,7 +131,7 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
     results: list[StageResult] = []
     first, records, global_step, under_way = 0, 0, 0, False
     carried = None
-    params = replicate(hosts.from_primary(params), training.model.mesh)
+    params = place(training.model, hosts.from_primary(params))
     saved = training.checkpoints.peek()
     if saved is not None:
         first, records, global_step = saved["stage"], saved["records"], saved["global_step"]
@@ -185,7 +186,7 @@ class _StageRun:
         """The state before the first step, on the mesh."""
         key = jax.random.fold_in(jax.random.key(self.training.seed), self.index)
         state = start_state(params, self.stage.program, key, self.h, carried=carried)
-        return replicate(state, self.training.model.mesh)
+        return place(self.training.model, state)
 
     def run(self, params: Params, carried: PyTree, *, resume: bool) -> TrainState:
         """From the first step, or from the checkpoint, to the best parameters of the stage."""
@@ -234,7 +235,7 @@ class _StageRun:
         saved = self.training.checkpoints.load(state)
         host = saved.host
         return _Progress(
-            replicate(saved.state, self.training.model.mesh), saved.best,
+            place(self.training.model, saved.state), saved.best,
             Stopping(*host["stopping"]), host["step"], host["next_evaluation"], host["pieces"],
             [list(each) for each in host["sums"]],
         )  # fmt: skip

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, PyTree
 
 from xdistil_jax import trees
 from xdistil_jax.distill.losses import LOSSES
 from xdistil_jax.distill.stages import Decay, Loss, Program, Stage
-from xdistil_jax.models.functional import Spec, build
-from xdistil_jax.sharding import replicated
+from xdistil_jax.models import partition
+from xdistil_jax.models.functional import Spec, abstract_params, build
+from xdistil_jax.sharding import batch_sharding, lay, replicated
 from xdistil_jax.types import Batch, EncoderOutput, Mean, Params
 
 Lookup = Callable[[PyTree, PyTree, Batch], EncoderOutput]
@@ -64,12 +65,17 @@ class CallMetrics(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What else decides the executable: student, how the teacher is read, compute dtype, mesh."""
+    """What else decides the executable: student, how the teacher is read, compute dtype, mesh.
+
+    ``split`` lays the parameters over the mesh by the rules of ``models.partition``, as a large
+    teacher that is fine-tuned needs; otherwise every device holds them whole.
+    """
 
     student: Spec
     lookup: Lookup | None
     dtype: str
     mesh: Mesh
+    split: bool = False
 
 
 def hparams(stage: Stage, total: int) -> HParams:
@@ -146,6 +152,38 @@ def _carry(fresh: PyTree, before: PyTree) -> PyTree:
     return tuple(carried if isinstance(s, optax.ScaleByAdamState) else s for s in fresh)
 
 
+def placement(model: Model, tree: PyTree) -> PyTree:
+    """The sharding of every leaf of ``tree``: parameters, or a state that holds such trees."""
+    whole = replicated(model.mesh)
+    rules = partition.rules(model.student, model.mesh) if model.split else {}
+
+    def lie(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        keys = (part.key for part in path if isinstance(part, jax.tree_util.DictKey))
+        name = "/".join(keys)
+        return NamedSharding(model.mesh, rules[name]) if name in rules else whole
+
+    return jax.tree.map_with_path(lie, tree)
+
+
+def place(model: Model, tree: PyTree) -> PyTree:
+    """``tree`` on the devices, by its ``placement``."""
+    return lay(tree, placement(model, tree))
+
+
+def abstract_state(model: Model, program: Program) -> TrainState:
+    """Shapes, dtypes and shardings of the state before the first step; touches no device."""
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    h = HParams(jax.ShapeDtypeStruct((len(program.losses),), jnp.float32), *(scalar,) * 6)
+    params = abstract_params(model.student)
+    state = jax.eval_shape(
+        lambda params, h: start_state(params, program, jax.random.key(0), h), params, h
+    )
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state, placement(model, state),
+    )  # fmt: skip
+
+
 def merged(state: TrainState) -> Params:
     """All parameters of a state."""
     return trees.combine(state.trainable, state.frozen)
@@ -173,7 +211,7 @@ def train_step(
             batch.lengths,
             batch.token_types,
             key=key,
-            dtype=jnp.dtype(model.dtype),
+            **_options(model),
         )
         means = tuple(LOSSES[name](output, target, batch) for name in program.losses)
         return sum(w * mean.compute() for w, mean in zip(h.weights, means, strict=True)), means
@@ -212,7 +250,9 @@ def train_call(model: Model, program: Program) -> Callable[..., tuple[TrainState
         moving, metrics = jax.lax.fori_loop(0, feed.count, body, (moving, nothing))
         return moving._replace(frozen=frozen, key=key), metrics
 
-    return jax.jit(call, donate_argnums=0, out_shardings=replicated(model.mesh))
+    whole = replicated(model.mesh)
+    state = placement(model, abstract_state(model, program)) if model.split else whole
+    return jax.jit(call, donate_argnums=0, out_shardings=(state, whole))
 
 
 def _at(tree: PyTree, i: Int[Array, ""]) -> PyTree:
@@ -240,20 +280,25 @@ def loss_call(model: Model, losses: tuple[Loss, ...]) -> Callable[..., tuple[Mea
 
 
 @lru_cache(maxsize=64)
-def predict_call(student: Spec, dtype: str, mesh: Mesh) -> Callable[..., Float[Array, "W C"]]:
+def predict_call(
+    student: Spec, dtype: str, mesh: Mesh, split: bool = False
+) -> Callable[..., Float[Array, "W C"]]:
     """(params, flat [W C], feed, slots [K B T]) -> flat, with each piece's logits at its slot.
 
     ``slots`` is the number of the word that a piece stands for, or W where it stands for none.
     """
-    model = Model(student, None, dtype, mesh)
+    model = Model(student, None, dtype, mesh, split)
 
     def call(
         params: Params, flat: Float[Array, "W C"], feed: Feed, slots: Int[Array, "K B T"]
     ) -> Float[Array, "W C"]:
         def body(i: Array, flat: Float[Array, "W C"]) -> Float[Array, "W C"]:
             batch, slot = _at((feed.batch, slots), i)
-            logits = _forward(model, params, batch).logits.reshape(-1, flat.shape[1])
-            return flat.at[slot.reshape(-1)].set(logits.astype(flat.dtype), mode="drop")
+            logits = _forward(model, params, batch).logits.astype(flat.dtype)
+            # Every device wants all logits; without this, the compiler gathers what is before them.
+            logits = jax.lax.with_sharding_constraint(logits, batch_sharding(mesh))
+            logits = logits.reshape(-1, flat.shape[1])
+            return flat.at[slot.reshape(-1)].set(logits, mode="drop")
 
         return jax.lax.fori_loop(0, feed.count, body, flat)
 
@@ -262,5 +307,10 @@ def predict_call(student: Spec, dtype: str, mesh: Mesh) -> Callable[..., Float[A
 
 def _forward(model: Model, params: Mapping[str, Any], batch: Batch) -> EncoderOutput:
     return build(model.student).apply(
-        params, batch.tokens, batch.lengths, batch.token_types, dtype=jnp.dtype(model.dtype)
+        params, batch.tokens, batch.lengths, batch.token_types, **_options(model)
     )
+
+
+def _options(model: Model) -> dict[str, Any]:
+    rows = {"rows": batch_sharding(model.mesh)} if model.split else {}
+    return {"dtype": jnp.dtype(model.dtype), **rows}

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Sharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,6 +20,8 @@ class LayerStack(nnx.Module):
 
     ``spec`` is the family's, ``shapes`` the nested dict of its parameters' shapes. A family gives
     ``embed_pieces`` and ``run_layers``, and ``classify`` if its head is more than a dense layer.
+    Where parameters are split over devices, ``rows`` says how states are: without it the compiler
+    may move states to the weights instead of weights to the states.
     """
 
     def __init__(self, spec: Any, shapes: Mapping[str, Any], rngs: nnx.Rngs) -> None:
@@ -34,6 +37,7 @@ class LayerStack(nnx.Module):
         *,
         key: Array | None = None,
         dtype: DTypeLike = jnp.float32,
+        rows: Sharding | None = None,
     ) -> EncoderOutput:
         spec, T = self.spec, tokens.shape[1]
         if spec.longest < T:
@@ -44,6 +48,8 @@ class LayerStack(nnx.Module):
         real = jnp.arange(T)[None] < lengths[:, None]
         x = self.embed_pieces(params["embed"], tokens, token_types, real, dtype, first)
         x = dropout(x, spec.dropout, first)
+        if rows is not None:
+            x = jax.lax.with_sharding_constraint(x, rows)
         hidden = {"embedding": x, **self.run_layers(params, x, real, keys)}
         top = hidden[spec.hidden_names[-1]].astype(jnp.float32)
         logits = self.classify(params["head"], top, last)

@@ -34,13 +34,20 @@ from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
 from xdistil_jax.types import Params
 
 SHARD_BYTES = 40 << 20
-# (padded pieces of a batch, widths an octave): a CPU computes small batches as fast as large ones
-# and compiles in half a second, so it had better pad less.
-_SHAPES, _SHAPES_CPU = (16384, 4), (768, 16)
 # What a codec's basis is fitted to: 32 pieces a direction for the widest of encoders.
 _SAMPLED_PIECES = 1 << 15
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
+
+
+def batch_shapes(mesh: Mesh) -> tuple[int, int]:
+    """(padded pieces of a batch, widths an octave), unless told otherwise.
+
+    16,384 pieces for each accelerator of ``data``. A CPU computes small batches as fast as large
+    ones and compiles in half a second, so it had better pad less.
+    """
+    cpu = sharding.platform(mesh) == "cpu"
+    return (768, 16) if cpu else (16384 * mesh.shape["data"], 4)
 
 
 def build_cache(
@@ -61,8 +68,8 @@ def build_cache(
 
     No other row is read. A PCA codec's basis is fitted to a sample of the rows that an empty cache
     is to be filled with; all that is added later is encoded with the same one. ``token_budget`` is
-    a batch's padded pieces (None: 768 on a CPU, where larger ones only add padding, 16,384 on an
-    accelerator). ``only`` is the id, or the start of it, of the one cache that will do.
+    a batch's padded pieces (None: see ``batch_shapes``). ``only`` is the id, or the start of it, of
+    the one cache that will do. ``params`` that are split over ``mesh`` stay so.
 
     Raises:
         CacheMismatch: if ``only`` doesn't fit the settings, or a newer version wrote the cache.
@@ -111,7 +118,7 @@ class Shapes(NamedTuple):
     @classmethod
     def of(cls, mesh: Mesh, max_length: int, token_budget: int | None) -> "Shapes":
         """Those of a mesh; None: the budget that suits its devices."""
-        suits, per_octave = _SHAPES_CPU if sharding.platform(mesh) == "cpu" else _SHAPES
+        suits, per_octave = batch_shapes(mesh)
         widths = padded_widths(max_length, per_octave=per_octave)
         return cls(widths, suits if token_budget is None else token_budget, mesh.shape["data"])
 

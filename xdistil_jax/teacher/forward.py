@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Float, Int, Shaped, UInt64
 
 from xdistil_jax import sharding
@@ -49,7 +49,7 @@ Done = tuple[Work, dict[str, np.ndarray]]
 """A batch and the arrays of its real tokens, by their names on disk."""
 
 
-@partial(jax.jit, static_argnames=("functional", "layers", "dtype"))
+@partial(jax.jit, static_argnames=("functional", "layers", "dtype", "rows"))
 def forward(
     params: Params,
     tokens: Int[Array, "B T"],
@@ -58,13 +58,17 @@ def forward(
     functional: Functional,
     layers: tuple[str, ...],
     dtype: str,
+    rows: Sharding | None = None,
 ) -> dict[str, Shaped[Array, "B T W"]]:
     """States of ``layers`` and logits, by the names that they have on disk.
+
+    ``rows`` is how a batch is split, needed where the parameters are split, too.
 
     Raises:
         ValueError: if the teacher doesn't return one of ``layers``.
     """
-    output = functional.apply(params, tokens, lengths, dtype=jnp.dtype(dtype))
+    split = {} if rows is None else {"rows": rows}
+    output = functional.apply(params, tokens, lengths, dtype=jnp.dtype(dtype), **split)
     if unknown := set(layers) - set(output.hidden):
         raise ValueError(
             f"the teacher returns no hidden state {min(unknown)!r}: choose from "
@@ -134,8 +138,11 @@ class Pass:
 
     @property
     def _program(self) -> Callable[..., dict[str, Array]]:
-        layers, dtype = self.settings.layers, self.settings.dtype
-        return partial(forward, functional=self.functional, layers=layers, dtype=dtype)
+        rows = sharding.batch_sharding(self.mesh) if sharding.is_split(self.params) else None
+        return partial(
+            forward, functional=self.functional, layers=self.settings.layers,
+            dtype=self.settings.dtype, rows=rows,
+        )  # fmt: skip
 
     def _launch(self, work: Work) -> dict[str, Array]:
         """Start a batch on the devices, without waiting for it."""

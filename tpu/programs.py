@@ -1,0 +1,311 @@
+"""The programs of a run, ready to be lowered for devices that aren't there: shapes, no data.
+
+They are the functions that ``xdistil run`` calls, with the arguments that it would pass.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import lcm, prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from xdistil_jax.data.batches import Buckets
+from xdistil_jax.distill.stages import Stage
+from xdistil_jax.distill.step import (
+    Feed,
+    HParams,
+    Model,
+    abstract_state,
+    placement,
+    predict_call,
+    train_call,
+)
+from xdistil_jax.distill.strategies import plan
+from xdistil_jax.experiment import Experiment, TeacherConfig
+from xdistil_jax.finetune import fine_tuning, layer_name
+from xdistil_jax.models.bilstm import BiLSTMSpec
+from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.families import AnySpec, read_spec
+from xdistil_jax.models.functional import Spec, abstract_params, build
+from xdistil_jax.models.transformer import TransformerSpec
+from xdistil_jax.sharding import batch_sharding, make_mesh, replicated
+from xdistil_jax.student import is_taught
+from xdistil_jax.teacher.build import batch_shapes
+from xdistil_jax.teacher.cache import CacheLookup
+from xdistil_jax.teacher.codec import find_codec
+from xdistil_jax.teacher.forward import forward
+from xdistil_jax.teacher.manifest import CacheSettings
+from xdistil_jax.teacher.plan import cut_batches, padded_widths
+from xdistil_jax.types import Batch
+
+_ROBERTA: dict[str, Any] = {
+    "positions": 514, "token_types": 1, "position_offset": 2, "norm_epsilon": 1e-5,
+}  # fmt: skip
+TEACHERS: dict[str, EncoderSpec] = {
+    "mbert": EncoderSpec(119547, 768, 12, 12, 3072),
+    "xlmr-large": EncoderSpec(250002, 1024, 24, 16, 4096, **_ROBERTA, family="xlm-roberta"),
+    "xlmr-xl": EncoderSpec(
+        250880, 2560, 36, 32, 10240, **_ROBERTA, pre_norm=True, family="xlm-roberta-xl"
+    ),
+}
+HUB = {
+    "bert-base-multilingual-cased": "mbert",
+    "google-bert/bert-base-multilingual-cased": "mbert",
+    "xlm-roberta-large": "xlmr-large",
+    "FacebookAI/xlm-roberta-large": "xlmr-large",
+    "facebook/xlm-roberta-xl": "xlmr-xl",
+}
+
+
+class Program(NamedTuple):
+    """A program and its batch: ``rows`` of ``width`` on each chip; ``kept`` bytes lie beside it."""
+
+    name: str
+    rows: int
+    width: int
+    kept: int
+    lower: Callable[[], jax.stages.Lowered]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the shapes of a run before any text or weight is read.
+
+    ``tokens_per_chip`` (0: the experiment's own budgets) holds for every batch; ``words`` is the
+    size of the set that is evaluated, ``classes`` the number of tags.
+    """
+
+    experiment: Experiment
+    teacher: AnySpec
+    student: Spec
+    stages: tuple[Stage, ...]
+    layer: str
+    dtype: str
+    mesh: Mesh
+    teacher_mesh: Mesh
+    split: bool
+    tokens_per_chip: int
+    all_buckets: bool
+    classes: int
+    words: int
+
+
+def teacher_spec(config: TeacherConfig, name: str, classes: int) -> AnySpec:
+    """The teacher by name, or as the experiment has it; no weights are read.
+
+    Raises:
+        ValueError: for a teacher whose sizes can't be known here.
+    """
+    named = name or HUB.get(config.checkpoint, "")
+    folder = Path(config.checkpoint)
+    if named:
+        spec: AnySpec = replace(TEACHERS[named], classes=classes)
+    elif not config.checkpoint:
+        sizes = config.width, config.layers, config.heads, config.feed_forward
+        positions = max(config.max_length, 16)
+        return EncoderSpec(config.vocab_size, *sizes, positions=positions, classes=classes)
+    elif (folder / "config.json").is_file():
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        spec = replace(read_spec(record, classes), stacked=True)
+    else:
+        raise ValueError(
+            f"teacher.checkpoint {config.checkpoint!r} is no folder with a config.json, so its "
+            f"sizes are unknown: give --teacher with one of {', '.join(TEACHERS)}, or a folder"
+        )
+    return replace(spec, layers=config.keep_layers) if config.keep_layers else spec
+
+
+def student_spec(experiment: Experiment, name: str, teacher: AnySpec, layer: str) -> Spec:
+    """The student by name (bilstm, l6-h384), as the experiment has it where it has one.
+
+    Its vocabulary is the teacher's unless the experiment cuts it: that of the text is smaller.
+    """
+    config = experiment.student
+    vocabulary = config.vocab_size or teacher.vocab_size
+    if name == "l6-h384":
+        length = experiment.teacher.max_length
+        own = EncoderSpec(
+            vocabulary, 384, 6, 12, 1536, positions=max(length, 16), token_types=0,
+            classes=teacher.classes, dropout=config.dropout, stacked=False,
+        )  # fmt: skip
+        return TransformerSpec(own, teacher.width, layer)
+    own_width = getattr(teacher, "embedding_width", 0) or teacher.width
+    return BiLSTMSpec(
+        vocabulary, config.embed, config.hidden, teacher.width, teacher.classes,
+        config.projection, config.head_on, layer, config.dropout,
+        own_width if config.embedding == "projected" else 0,
+    )  # fmt: skip
+
+
+def make_plan(
+    experiment: Experiment,
+    devices: Sequence[jax.Device],
+    *,
+    teacher: str = "",
+    student: str = "bilstm",
+    tensor_parallel: int | None = None,
+    tokens_per_chip: int = 0,
+    all_buckets: bool = False,
+    classes: int = 7,
+    words: int = 100_000,
+) -> Plan:
+    """The plan of ``experiment`` on ``devices``; ``teacher`` and ``student`` stand in for its own.
+
+    Raises:
+        ValueError: for an experiment whose teacher is no single model.
+    """
+    config = experiment.teacher
+    if experiment.ensemble.teachers or config.outputs:
+        raise ValueError("only a run with one teacher, which is a model, can be compiled ahead")
+    spec = teacher_spec(config, teacher, classes)
+    layer = layer_name(config, spec)
+    own = student_spec(experiment, student, spec, layer)
+    stages = experiment.plan()
+    if experiment.stages is None:
+        stages = plan(experiment.strategy, own.groups, experiment.tuning)
+    ways = config.tensor_parallel if tensor_parallel is None else tensor_parallel
+    precision = experiment.run.precision
+    return Plan(
+        experiment, spec, own, stages, layer, "bfloat16" if precision == "auto" else precision,
+        make_mesh(devices), make_mesh(devices, model=max(ways, 1)), ways > 0, tokens_per_chip,
+        all_buckets, classes, words,
+    )  # fmt: skip
+
+
+def programs(planned: Plan) -> Iterator[Program]:
+    """Every program of the run, each batch width of each: only the widest, or all of them."""
+    config, run = planned.experiment.teacher, planned.experiment.run
+    spec, stages = planned.teacher, planned.stages
+    if config.fine_tune:
+        model = Model(spec, None, planned.dtype, planned.teacher_mesh, planned.split)
+        stage = fine_tuning(config, spec)
+        yield from _training(planned, model, stage, "fine-tuning", config.token_budget)
+        yield from _evaluation(planned, model, "evaluation, teacher", config.token_budget)
+    if is_taught(stages):
+        yield from _cache_pass(planned)
+    lookup = CacheLookup((planned.layer,), _codec()) if is_taught(stages) else None
+    model = Model(planned.student, lookup, planned.dtype, planned.mesh)
+    first: dict[Any, Stage] = {}
+    for stage in stages:
+        first.setdefault(stage.program, stage)
+    for stage in first.values():
+        yield from _training(planned, model, stage, stage.name, run.token_budget)
+    yield from _evaluation(planned, model, "evaluation", run.token_budget)
+
+
+def _codec() -> str:
+    return CacheSettings("", "", (), 0).codec
+
+
+def _budget(planned: Plan, own: int, mesh: Mesh) -> int:
+    return planned.tokens_per_chip * mesh.shape["data"] or own
+
+
+def _widths(planned: Plan) -> tuple[int, ...]:
+    """Of the batches: without the text, as if its lengths were spread evenly."""
+    longest, count = planned.experiment.teacher.max_length, planned.experiment.run.buckets
+    every = tuple(-(-longest * (n + 1) // count) for n in range(count))
+    return every if planned.all_buckets else every[-1:]
+
+
+def _abstract(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+        tree, shardings,
+    )  # fmt: skip
+
+
+def _parameters(model: Model) -> Any:
+    params = abstract_params(model.student)
+    return _abstract(params, placement(model, params))
+
+
+def _on_chip(tree: Any) -> int:
+    """Bytes of ``tree`` on one device."""
+    return sum(
+        prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _feed(planned: Plan, model: Model, rows: int, width: int) -> Feed:
+    """K batches of ``rows`` (all devices together), with what a cache says of them."""
+    steps = planned.experiment.run.steps_per_call
+    split = batch_sharding(model.mesh, leading=1)
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((steps, rows, *shape), dtype, sharding=split)
+
+    flag = array(bool, width)
+    batch = Batch(
+        rows=array(np.int32), tokens=array(np.int32, width), lengths=array(np.int32),
+        word_start=flag, labels=array(np.int32, width), label_mask=flag, repr_mask=flag,
+        logit_mask=flag,
+    )  # fmt: skip
+    streamed: Any = ()
+    if model.lookup is not None:
+        states = array(find_codec(_codec()).numbers.streamed, width, planned.teacher.width)
+        logits = array(np.float16, width, planned.classes)
+        streamed = {"hidden": {planned.layer: states}, "logits": logits}
+    count = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(model.mesh))
+    return Feed(batch, streamed, count)
+
+
+def _batches(planned: Plan, model: Model, own: int) -> Iterator[tuple[int, int]]:
+    """(rows, width) of the batches, on all devices together."""
+    # As run.shards has to be set for so many devices.
+    shards = lcm(planned.experiment.run.shards, model.mesh.shape["data"])
+    buckets = Buckets(tuple(_widths(planned)), _budget(planned, own, model.mesh), shards)
+    yield from zip(buckets.batch_sizes, buckets.widths, strict=True)
+
+
+def _training(planned: Plan, model: Model, stage: Stage, name: str, own: int) -> Iterator[Program]:
+    state = abstract_state(model, stage.program)
+    whole = replicated(model.mesh)
+    scalars = [jax.ShapeDtypeStruct((), np.float32, sharding=whole)] * 6
+    h = HParams(jax.ShapeDtypeStruct((len(stage.terms),), np.float32, sharding=whole), *scalars)
+    # The best parameters so far are kept beside those that are trained.
+    kept = _on_chip(state.trainable)
+    for rows, width in _batches(planned, model, own):
+        feed = _feed(planned, model, rows, width)
+        lower = partial(train_call(model, stage.program).lower, state, (), feed, h)
+        yield Program(name, rows // model.mesh.shape["data"], width, kept, lower)
+
+
+def _evaluation(planned: Plan, model: Model, name: str, own: int) -> Iterator[Program]:
+    whole = replicated(model.mesh)
+    model = model._replace(lookup=None)
+    flat = jax.ShapeDtypeStruct((planned.words, planned.classes), np.float32, sharding=whole)
+    run = predict_call(model.student, model.dtype, model.mesh, model.split)
+    for rows, width in _batches(planned, model, own):
+        feed = _feed(planned, model, rows, width)
+        slots = feed.batch.tokens
+        lower = partial(run.lower, _parameters(model), flat, feed, slots)
+        yield Program(name, rows // model.mesh.shape["data"], width, 0, lower)
+
+
+def _cache_pass(planned: Plan) -> Iterator[Program]:
+    """The teacher's forward pass, at the widths that the cache is built with."""
+    mesh, dtype = planned.teacher_mesh, planned.dtype
+    spec = replace(planned.teacher, outputs=(planned.layer,))
+    model = Model(spec, None, dtype, mesh, planned.split)
+    options: dict[str, Any] = {"functional": build(model.student), "layers": (planned.layer,)}
+    options |= {"dtype": dtype, "rows": batch_sharding(mesh) if planned.split else None}
+    own, per_octave = batch_shapes(mesh)
+    widths = padded_widths(planned.experiment.teacher.max_length, per_octave=per_octave)
+    split: NamedSharding = batch_sharding(mesh)
+    for width in widths if planned.all_buckets else widths[-1:]:
+        budget = _budget(planned, own, mesh)
+        rows = cut_batches(
+            np.array([width]), (width,), token_budget=budget, multiple=mesh.shape["data"]
+        )[0].size
+        tokens = jax.ShapeDtypeStruct((rows, width), np.int32, sharding=split)
+        lengths = jax.ShapeDtypeStruct((rows,), np.int32, sharding=split)
+        lower = partial(forward.lower, _parameters(model), tokens, lengths, **options)
+        yield Program("cache pass", rows // mesh.shape["data"], width, 0, lower)
