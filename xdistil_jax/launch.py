@@ -50,6 +50,7 @@ def launch(
     finally:
         for child in children:
             child.kill()
+            child.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
     if asked:
@@ -95,7 +96,7 @@ def _culprit(children: Sequence[subprocess.Popen]) -> int | None:
 
     Its survivors abort, or end with an error of the collectives, within milliseconds.
     """
-    codes = {number: child.returncode for number, child in enumerate(children) if child.returncode}
+    codes = {number: child.returncode for number, child in enumerate(children) if child.poll()}
     return min(codes, key=lambda n: (codes[n] == -signal.SIGABRT, codes[n] > 0), default=None)
 
 
