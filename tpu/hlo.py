@@ -98,11 +98,20 @@ def read_cost(text: str) -> Cost:
             flops += times * _flops(each, own)
             moved += 0 if fused else times * _traffic(each, own, computations)
             kind = each.opcode.removesuffix("-start")
-            if kind in _KINDS:
+            if kind in _KINDS and not _is_continued(each, own):
                 # The compiler spells a reduce-scatter as an all-reduce fused with a slice.
                 kind = "reduce-scatter" if fused and "all-reduce-scatter" in name else kind
                 collectives.append(Collective(kind, _payload(each, own), times))
     return Cost(flops, moved, tuple(collectives))
+
+
+def _is_continued(each: Instruction, own: Computation) -> bool:
+    """Is this a later link of a collective that runs beside several fusions?
+
+    The instruction stands in each of them; only in the first one it is started.
+    """
+    starts = (other for other in own.values() if "AsyncCollectiveStart" in other.rest)
+    return "chain_id" in each.rest and not any(starts)
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
@@ -292,7 +301,8 @@ def _read(inner: Computation, name: str, computations: dict[str, Computation]) -
     """Bytes that a fusion reads of its parameter: all of it, or the parts that are cut out."""
     given, parts = inner[name], 0
     for user in inner.values():
-        if name not in user.operands:
+        handed_on = user.root and user.opcode == "tuple"
+        if name not in user.operands or handed_on or "chain_id" in user.rest:
             continue
         if user.opcode == "bitcast":
             parts += _read(inner, user.name, computations)
@@ -310,7 +320,9 @@ def _read(inner: Computation, name: str, computations: dict[str, Computation]) -
 def _written(inner: Computation) -> int:
     root = next(each for each in inner.values() if each.root)
     if root.opcode == "tuple":
-        return sum(_made(_behind(inner, name), inner) for name in root.operands)
+        made = [_behind(inner, name) for name in root.operands]
+        made = [e for e in made if e.opcode != "parameter" and "chain_id" not in e.rest]
+        return sum(_made(each, inner) for each in made)
     return _made(_behind(inner, root.name), inner)
 
 
