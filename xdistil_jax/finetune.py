@@ -1,11 +1,12 @@
 """The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdistil_jax import files
@@ -101,6 +102,20 @@ def fine_tuning(config: TeacherConfig, spec: AnySpec) -> Stage:
     return Stage("teacher", (Term("ce"),), spec.groups, 1.0, recipe.schedule, recipe.stop)
 
 
+def split_mesh(devices: Sequence[jax.Device], ways: int) -> Mesh | None:
+    """The mesh over which a teacher is split whose heads are split ``ways``; None for 0.
+
+    Raises:
+        ValueError: if the devices don't divide into so many.
+    """
+    if ways < 0 or (ways and len(devices) % ways):
+        raise ValueError(
+            f"teacher.tensor_parallel is {ways}: expected 0, or a divisor of the number of "
+            f"devices, {len(devices)}"
+        )
+    return make_mesh(devices, model=ways) if ways else None
+
+
 def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> Trained:
     """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
     experiment = session.experiment
@@ -119,8 +134,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     folder = experiment.folder() / f"teacher-{identity}"
     key = jax.random.key(config.seed)
     tags = corpus.tagset.tags
-    ways, devices = config.tensor_parallel, tuple(session.mesh.devices.flat)
-    split_over = make_mesh(devices, model=ways) if ways else None
+    split_over = split_mesh(tuple(session.mesh.devices.flat), config.tensor_parallel)
     if not (folder / "model" / "config.json").is_file():
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
