@@ -176,18 +176,33 @@ def _walk(
 def trip_count(loop: Instruction, computations: dict[str, Computation]) -> int | None:
     """How often the body of a loop runs; None if only the run will tell.
 
-    Jax's loops count from 0 in steps of 1 up to what their condition compares with.
+    Loops count from 0 up to what their condition compares with: those of jax in steps of 1, the
+    compiler's own, where a product waits for one part of a matrix after the other, in steps of 2.
     """
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])
     condition = computations[re.search(r"condition=%?([\w.\-]+)", loop.rest)[1]]
-    last = next(each for each in condition.values() if each.root)
-    while last.opcode == "fusion":
-        condition = computations[last.calls()[0]]
-        last = next(each for each in condition.values() if each.root)
-    limits = [condition[name] for name in last.operands]
-    found = [re.match(r"\((\d+)\)", each.rest) for each in limits if each.opcode == "constant"]
-    return int(found[0][1]) if found and found[0] else None
+    body = computations[re.search(r"body=%?([\w.\-]+)", loop.rest)[1]]
+    compared = [condition[name] for name in _root(condition).operands]
+    limits = [re.match(r"\((\d+)\)", e.rest) for e in compared if e.opcode == "constant"]
+    counters = [re.search(r"index=(\d+)", e.rest) for e in compared if "index=" in e.rest]
+    if not limits or not counters:
+        return None
+    return -(-int(limits[0][1]) // _step(body, int(counters[0][1])))
+
+
+def _step(body: Computation, place: int) -> int:
+    """By how much the body of a loop raises its counter, which is at ``place`` of its tuple."""
+    at, step = body[_root(body).operands[place]], 0
+    while at.opcode in ("add", "copy"):
+        each = [body[name] for name in at.operands]
+        step += sum(int(re.match(r"\((\d+)", e.rest)[1]) for e in each if e.opcode == "constant")
+        at = next(e for e in each if e.opcode != "constant")
+    return step or 1
+
+
+def _root(computation: Computation) -> Instruction:
+    return next(each for each in computation.values() if each.root)
 
 
 def _flops(each: Instruction, own: Computation) -> float:
@@ -318,7 +333,7 @@ def _read(inner: Computation, name: str, computations: dict[str, Computation]) -
 
 
 def _written(inner: Computation) -> int:
-    root = next(each for each in inner.values() if each.root)
+    root = _root(inner)
     if root.opcode == "tuple":
         made = [_behind(inner, name) for name in root.operands]
         made = [e for e in made if e.opcode != "parameter" and "chain_id" not in e.rest]
