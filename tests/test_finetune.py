@@ -82,6 +82,13 @@ def test_a_renaming_that_is_none_is_shown(text):
         finetune._renamed(TeacherConfig(labels=(text,)))
 
 
+@pytest.mark.parametrize("ways", [3, -1, 16])
+def test_a_split_that_the_devices_do_not_allow_is_refused(ways):
+    said = f"teacher.tensor_parallel is {ways}: expected 0, or a divisor of .* devices, 8"
+    with pytest.raises(ValueError, match=said):
+        finetune.split_mesh(jax.devices(), ways)
+
+
 def test_an_embedding_too_small_for_its_tokenizer_is_refused(checkpoint, tmp_path):
     _, spec, _ = checkpoint
     small = replace(spec, vocab_size=5)

@@ -9,11 +9,13 @@ from xdistil_jax import trees
 from xdistil_jax.sharding import (
     batch_sharding,
     by_rules,
+    is_split,
     make_mesh,
     place_batch,
     placer,
     replicate,
     replicated,
+    settle,
 )
 
 PARAMS = {"embed": {"table": np.zeros((16, 4))}, "head": {"kernel": np.zeros((4, 8))}}
@@ -107,6 +109,19 @@ def test_a_placer_puts_one_leaf_after_the_other():
     assert shape == (8, 4)
     with pytest.raises(trees.PatternError, match=r"tail/kernel.* covered by no pattern"):
         split("tail/kernel", PARAMS["head"]["kernel"])
+
+
+def test_what_is_split_on_a_mesh_stays_split_there():
+    mesh, other = make_mesh(model=2), make_mesh()
+    split = placer(mesh, {"head": PartitionSpec(None, "model")})("head", np.ones((4, 8)))
+    tree = {"split": split, "host": np.arange(3.0)}
+    here, there = settle(tree, mesh), settle(tree, other)
+    assert here["split"] is split
+    assert is_split(here)
+    assert not is_split(there)
+    assert here["host"].sharding.is_equivalent_to(replicated(mesh), 1)
+    np.testing.assert_array_equal(there["split"], np.ones((4, 8)))
+    assert not is_split({"host": np.arange(3.0)})
 
 
 def test_rules_cover_every_parameter_exactly_once():

@@ -98,11 +98,20 @@ def read_cost(text: str) -> Cost:
             flops += times * _flops(each, own)
             moved += 0 if fused else times * _traffic(each, own, computations)
             kind = each.opcode.removesuffix("-start")
-            if kind in _KINDS:
+            if kind in _KINDS and not _is_continued(each, own):
                 # The compiler spells a reduce-scatter as an all-reduce fused with a slice.
                 kind = "reduce-scatter" if fused and "all-reduce-scatter" in name else kind
                 collectives.append(Collective(kind, _payload(each, own), times))
     return Cost(flops, moved, tuple(collectives))
+
+
+def _is_continued(each: Instruction, own: Computation) -> bool:
+    """Is this a later link of a collective that runs beside several fusions?
+
+    The instruction stands in each of them; only in the first one it is started.
+    """
+    starts = (other for other in own.values() if "AsyncCollectiveStart" in other.rest)
+    return "chain_id" in each.rest and not any(starts)
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
@@ -167,18 +176,33 @@ def _walk(
 def trip_count(loop: Instruction, computations: dict[str, Computation]) -> int | None:
     """How often the body of a loop runs; None if only the run will tell.
 
-    Jax's loops count from 0 in steps of 1 up to what their condition compares with.
+    Loops count from 0 up to what their condition compares with: those of jax in steps of 1, the
+    compiler's own, where a product waits for one part of a matrix after the other, in steps of 2.
     """
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])
     condition = computations[re.search(r"condition=%?([\w.\-]+)", loop.rest)[1]]
-    last = next(each for each in condition.values() if each.root)
-    while last.opcode == "fusion":
-        condition = computations[last.calls()[0]]
-        last = next(each for each in condition.values() if each.root)
-    limits = [condition[name] for name in last.operands]
-    found = [re.match(r"\((\d+)\)", each.rest) for each in limits if each.opcode == "constant"]
-    return int(found[0][1]) if found and found[0] else None
+    body = computations[re.search(r"body=%?([\w.\-]+)", loop.rest)[1]]
+    compared = [condition[name] for name in _root(condition).operands]
+    limits = [re.match(r"\((\d+)\)", e.rest) for e in compared if e.opcode == "constant"]
+    counters = [re.search(r"index=(\d+)", e.rest) for e in compared if "index=" in e.rest]
+    if not limits or not counters:
+        return None
+    return -(-int(limits[0][1]) // _step(body, int(counters[0][1])))
+
+
+def _step(body: Computation, place: int) -> int:
+    """By how much the body of a loop raises its counter, which is at ``place`` of its tuple."""
+    at, step = body[_root(body).operands[place]], 0
+    while at.opcode in ("add", "copy"):
+        each = [body[name] for name in at.operands]
+        step += sum(int(re.match(r"\((\d+)", e.rest)[1]) for e in each if e.opcode == "constant")
+        at = next(e for e in each if e.opcode != "constant")
+    return step or 1
+
+
+def _root(computation: Computation) -> Instruction:
+    return next(each for each in computation.values() if each.root)
 
 
 def _flops(each: Instruction, own: Computation) -> float:
@@ -292,7 +316,8 @@ def _read(inner: Computation, name: str, computations: dict[str, Computation]) -
     """Bytes that a fusion reads of its parameter: all of it, or the parts that are cut out."""
     given, parts = inner[name], 0
     for user in inner.values():
-        if name not in user.operands:
+        handed_on = user.root and user.opcode == "tuple"
+        if name not in user.operands or handed_on or "chain_id" in user.rest:
             continue
         if user.opcode == "bitcast":
             parts += _read(inner, user.name, computations)
@@ -308,9 +333,11 @@ def _read(inner: Computation, name: str, computations: dict[str, Computation]) -
 
 
 def _written(inner: Computation) -> int:
-    root = next(each for each in inner.values() if each.root)
+    root = _root(inner)
     if root.opcode == "tuple":
-        return sum(_made(_behind(inner, name), inner) for name in root.operands)
+        made = [_behind(inner, name) for name in root.operands]
+        made = [e for e in made if e.opcode != "parameter" and "chain_id" not in e.rest]
+        return sum(_made(each, inner) for each in made)
     return _made(_behind(inner, root.name), inner)
 
 

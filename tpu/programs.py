@@ -28,7 +28,7 @@ from xdistil_jax.distill.step import (
 )
 from xdistil_jax.distill.strategies import plan
 from xdistil_jax.experiment import Experiment, TeacherConfig
-from xdistil_jax.finetune import fine_tuning, layer_name
+from xdistil_jax.finetune import fine_tuning, layer_name, split_mesh
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec, read_spec
@@ -170,11 +170,11 @@ def make_plan(
     if experiment.stages is None:
         stages = plan(experiment.strategy, own.groups, experiment.tuning)
     ways = config.tensor_parallel if tensor_parallel is None else tensor_parallel
-    precision = experiment.run.precision
+    precision, mesh = experiment.run.precision, make_mesh(devices)
     return Plan(
         experiment, spec, own, stages, layer, "bfloat16" if precision == "auto" else precision,
-        make_mesh(devices), make_mesh(devices, model=max(ways, 1)), ways > 0, tokens_per_chip,
-        all_buckets, classes, words,
+        mesh, split_mesh(devices, ways) or mesh, ways > 0, tokens_per_chip, all_buckets, classes,
+        words,
     )  # fmt: skip
 
 

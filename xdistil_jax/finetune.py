@@ -1,6 +1,6 @@
 """The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,13 +114,27 @@ def _split_over(session: Session, config: TeacherConfig) -> Mesh | None:
             "teacher.tensor_parallel splits a teacher over the devices of one host, and this run "
             "has several: leave it out, or run on one host"
         )
-    return make_mesh(tuple(session.mesh.devices.flat), model=config.tensor_parallel)
+    return split_mesh(tuple(session.mesh.devices.flat), config.tensor_parallel)
 
 
 def fine_tuning(config: TeacherConfig, spec: AnySpec) -> Stage:
     """The one stage of the teacher's plan: cross-entropy, all parameters."""
     recipe = config.recipe
     return Stage("teacher", (Term("ce"),), spec.groups, 1.0, recipe.schedule, recipe.stop)
+
+
+def split_mesh(devices: Sequence[jax.Device], ways: int) -> Mesh | None:
+    """The mesh over which a teacher is split whose heads are split ``ways``; None for 0.
+
+    Raises:
+        ValueError: if the devices don't divide into so many.
+    """
+    if ways < 0 or (ways and len(devices) % ways):
+        raise ValueError(
+            f"teacher.tensor_parallel is {ways}: expected 0, or a divisor of the number of "
+            f"devices, {len(devices)}"
+        )
+    return make_mesh(devices, model=ways) if ways else None
 
 
 def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> Trained:

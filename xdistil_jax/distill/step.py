@@ -294,11 +294,8 @@ def predict_call(
     ) -> Float[Array, "W C"]:
         def body(i: Array, flat: Float[Array, "W C"]) -> Float[Array, "W C"]:
             batch, slot = _at((feed.batch, slots), i)
-            logits = _forward(model, params, batch).logits.astype(flat.dtype)
-            # Every device wants all logits; without this, the compiler gathers what is before them.
-            logits = jax.lax.with_sharding_constraint(logits, batch_sharding(mesh))
-            logits = logits.reshape(-1, flat.shape[1])
-            return flat.at[slot.reshape(-1)].set(logits, mode="drop")
+            logits = _forward(model, params, batch).logits.reshape(-1, flat.shape[1])
+            return flat.at[slot.reshape(-1)].set(logits.astype(flat.dtype), mode="drop")
 
         return jax.lax.fori_loop(0, feed.count, body, flat)
 
