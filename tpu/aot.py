@@ -27,11 +27,11 @@ os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 import jax
-from chips import CHIPS, Chip
 from hlo import Cost, read_cost
 from jax.experimental import topologies
 from programs import TEACHERS, Plan, Program, make_plan, programs
 
+from xdistil_jax.chips import Chip, read_chip
 from xdistil_jax.cli import load_experiment
 from xdistil_jax.experiment import Experiment
 
@@ -56,11 +56,14 @@ class Report(NamedTuple):
     refused: str = ""
 
     def fits(self, chip: Chip) -> bool:
-        return not self.refused and self.needed <= chip.hbm
+        return not self.refused and self.needed <= chip.hbm_gb * _GIB
 
     def roofline(self, chip: Chip) -> tuple[float, str]:
         """(seconds at least, what bounds them)."""
-        bounds = {"FLOPs": self.cost.flops / chip.flops, "HBM": self.cost.bytes / chip.bandwidth}
+        bounds = {
+            "FLOPs": self.cost.flops / chip.flops,
+            "HBM": self.cost.bytes / (1e9 * chip.gb_per_s),
+        }
         bound = max(bounds, key=bounds.get)
         return bounds[bound], bound
 
@@ -68,8 +71,8 @@ class Report(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print a table, and give the exit code."""
     given = _parse(arguments)
-    chip = CHIPS[given.topology.partition(":")[0]]
     try:
+        chip = read_chip(given.topology.partition(":")[0])
         planned = _plan(given)
     except (ValueError, OSError) as error:
         sys.exit(f"tpu/aot.py: {error}")
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fit = fit and report.fits(chip)
     if not fit:
         print(
-            f"\nNot every program fits {chip.hbm / _GIB:g} GiB: split the teacher "
+            f"\nNot every program fits {chip.hbm_gb:g} GiB: split the teacher "
             "(--tensor-parallel), take more chips, or make batches smaller (--tokens-per-chip)."
         )
     return 0 if fit else 1
@@ -109,10 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", default=["*"], metavar="NAME", help="programs, as globs: 'cache pass'")
     add("--classes", type=int, default=7, help="number of tags")
     add("--words", type=int, default=100_000, help="words of the dev set")
-    given = parser.parse_args(arguments)
-    if given.topology.partition(":")[0] not in CHIPS:
-        parser.error(f"--topology {given.topology}: chips are {', '.join(CHIPS)}, as in v5e:4x4")
-    return given
+    return parser.parse_args(arguments)
 
 
 def _plan(given: argparse.Namespace) -> Plan:
@@ -133,8 +133,8 @@ def _devices(topology: str) -> Sequence[jax.Device]:
     Raises:
         ValueError: without libtpu, and for a shape that there isn't.
     """
-    config = CHIPS[topology.partition(":")[0]].config
-    options = {"chip_config_name": config} if config else {}
+    # One device of the two cores of a chip, where the compiler would else see two.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
         return topologies.get_topology_desc(topology, "tpu", **options).devices
     except Exception as error:
@@ -176,8 +176,8 @@ def _headline(planned: Plan, topology: str, chip: Chip) -> str:
     mesh, theirs = planned.mesh, planned.teacher_mesh
     split = f"split over {dict(theirs.shape)}" if planned.split else "whole on each chip"
     return (
-        f"{topology}: {mesh.size} chips of {chip.hbm / _GIB:g} GiB, {chip.flops / 1e12:g} TFLOP/s, "
-        f"{chip.bandwidth / 1e9:g} GB/s ({chip.source})\n"
+        f"{topology}: {mesh.size} chips of {chip.hbm_gb:g} GiB, {chip.flops / 1e12:g} TFLOP/s, "
+        f"{chip.gb_per_s:g} GB/s ({chip.source})\n"
         f"teacher {planned.teacher.family} ({planned.teacher.layers} layers of "
         f"{planned.teacher.width}, {split}), student {type(planned.student).__name__}, "
         f"{planned.dtype}; a train step is one of the "
