@@ -64,7 +64,7 @@ def test_one_compile_for_each_width(tmp_path):
     forward.clear_cache()
     build_toy(tmp_path, make_store(TEXT))
     shapes = forward._cache_size()
-    assert 3 < shapes <= len(padded_widths(SETTINGS.max_length, per_octave=16)) == 36
+    assert 3 < shapes <= len(padded_widths(SETTINGS.max_length)) == 9
     build_toy(tmp_path / "again", make_store(TEXT), params=make_params(1))
     assert forward._cache_size() == shapes
     # A shard is rebuilt in the shapes that its plan was made for, whatever the budget is now.
@@ -82,6 +82,13 @@ def test_new_sentences_cost_only_themselves(tmp_path):
     assert len(ledger(tmp_path).key) == 60
     assert before.items() <= contents(tmp_path).items()
     assert (cache.length == make_store(TEXT).lengths).all()
+
+
+def test_much_work_on_a_cpu_is_padded_less(tmp_path, monkeypatch):
+    monkeypatch.setattr("xdistil_jax.teacher.build._WORTH_WIDTHS", 1e5)
+    forward.clear_cache()
+    build_toy(tmp_path, make_store(random_rows(300)))
+    assert 9 < forward._cache_size() <= len(padded_widths(SETTINGS.max_length, per_octave=16)) == 36
 
 
 def test_equal_rows_are_computed_once(tmp_path):

@@ -2,12 +2,13 @@
 
 import contextlib
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -31,6 +32,7 @@ from xdistil_jax.teacher.manifest import (
 )
 from xdistil_jax.teacher.plan import Cut, claim, cut_batches, padded_widths, write_plan
 from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
+from xdistil_jax.trees import leaves
 from xdistil_jax.types import Params
 
 SHARD_BYTES = 40 << 20
@@ -40,14 +42,20 @@ _SAMPLED_PIECES = 1 << 15
 _WORTH_TIMING = 8
 
 
-def batch_shapes(mesh: Mesh) -> tuple[int, int]:
+# Parameters times pieces from which a CPU saves more by padding less than it spends on compiling
+# more programs, half a second each.
+_WORTH_WIDTHS = 1e12
+
+
+def batch_shapes(mesh: Mesh, work: float = 0.0) -> tuple[int, int]:
     """(padded pieces of a batch, widths an octave), unless told otherwise.
 
     16,384 pieces for each accelerator of ``data``. A CPU computes small batches as fast as large
-    ones and compiles in half a second, so it had better pad less.
+    ones; there much ``work`` (parameters beside the embeddings, times pieces) is cut more finely.
     """
-    cpu = sharding.platform(mesh) == "cpu"
-    return (768, 16) if cpu else (16384 * mesh.shape["data"], 4)
+    if sharding.platform(mesh) == "cpu":
+        return 768, 16 if work > _WORTH_WIDTHS else 4
+    return 16384 * mesh.shape["data"], 4
 
 
 def build_cache(
@@ -89,7 +97,9 @@ def build_cache(
         return bind(_read(folder), settings, row_keys, rows)
     own = sharding.own_mesh(mesh)
     teacher = Pass(store, functional, sharding.own_copy(params, own), settings, own)
-    shapes = Shapes.of(own, settings.max_length, token_budget)
+    blocks = sum(math.prod(leaf.shape) for leaf in _blocks(params))
+    work = blocks * float(store.lengths[rows].sum())
+    shapes = Shapes.of(own, settings.max_length, token_budget, work)
     with contextlib.ExitStack() as stack:
         if hosts.is_primary():
             _acquire(stack, folder, say)
@@ -116,9 +126,9 @@ class Shapes(NamedTuple):
     multiple: int
 
     @classmethod
-    def of(cls, mesh: Mesh, max_length: int, token_budget: int | None) -> "Shapes":
+    def of(cls, mesh: Mesh, max_length: int, token_budget: int | None, work: float) -> "Shapes":
         """Those of a mesh; None: the budget that suits its devices."""
-        suits, per_octave = batch_shapes(mesh)
+        suits, per_octave = batch_shapes(mesh, work)
         widths = padded_widths(max_length, per_octave=per_octave)
         return cls(widths, suits if token_budget is None else token_budget, mesh.shape["data"])
 
@@ -126,6 +136,11 @@ class Shapes(NamedTuple):
         """Batches of rows that are sorted from long to short."""
         budget, multiple = self.token_budget, self.multiple
         return cut_batches(lengths, self.widths, token_budget=budget, multiple=multiple)
+
+
+def _blocks(params: Params) -> list[Any]:
+    """The leaves that are multiplied with every piece."""
+    return [leaf for path, leaf in leaves(params) if not path.startswith("embed/")]
 
 
 def _acquire(stack: contextlib.ExitStack, folder: Path, say: Callable[[str], None]) -> None:
