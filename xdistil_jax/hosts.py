@@ -19,7 +19,6 @@ from jaxtyping import PyTree
 # Text is encoded by one process while the others wait.
 _PATIENCE_MS = 24 * 3600 * 1000
 Value = TypeVar("Value")
-_calls = itertools.count()
 _barriers = itertools.count()
 
 
@@ -37,6 +36,8 @@ def connect(*, heartbeat_seconds: int = 100) -> None:
         return
     known = _given()
     if known or _in_cluster():
+        # It would take SIGTERM away from us, and Orbax asks it with numbers of its own.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(**known, heartbeat_timeout_seconds=heartbeat_seconds)
 
 
@@ -135,16 +136,3 @@ def from_primary(tree: PyTree) -> PyTree:
 
     barrier()
     return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
-
-
-def stops(raised: bool) -> bool:
-    """Has the run been asked to stop? Every process gives the same answer to its n-th question.
-
-    Several processes are asked by SIGTERM to any of them, which JAX's preemption service passes on;
-    ``raised`` is the answer of a single one.
-    """
-    if not several():
-        return raised
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.reached_preemption_sync_point(next(_calls))

@@ -4,9 +4,11 @@ A mesh is always there, with the axes ``data`` and ``model``; on a laptop it has
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
@@ -123,6 +125,17 @@ def own_rows(mesh: Mesh, rows: int) -> Int[np.ndarray, "b"]:
     places = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     parts = sorted({part.indices(rows)[:2] for (part,) in places})
     return np.concatenate([np.arange(*part) for part in parts])
+
+
+def anywhere(flag: bool, mesh: Mesh) -> Array:
+    """How many devices of ``data`` belong to processes that raise ``flag``; not waited for."""
+    flags = np.full(len(own_rows(mesh, mesh.shape["data"])), flag, np.int32)
+    return _total(mesh)(place_batch(flags, mesh))
+
+
+@lru_cache(maxsize=8)
+def _total(mesh: Mesh) -> Callable[[Array], Array]:
+    return jax.jit(jnp.sum, out_shardings=replicated(mesh))
 
 
 def own_mesh(mesh: Mesh) -> Mesh:

@@ -20,21 +20,18 @@ def say(message: str) -> None:
 @contextmanager
 def signals() -> Iterator["StopFlag"]:
     """Ctrl-C and SIGTERM raise a flag while a plan runs, and interrupt at once elsewhere."""
-    from xdistil_jax import hosts
     from xdistil_jax.distill.loop import StopFlag
 
-    flag, together = StopFlag(), hosts.several()
+    flag = StopFlag()
 
     def raise_flag(number: int, frame: FrameType | None) -> None:
-        if together:
-            os.kill(os.getpid(), signal.SIGTERM)
-        elif flag.raised or not flag.listening:
+        if flag.raised or not flag.listening:
             raise KeyboardInterrupt
         flag.raised = True
 
-    # In one of several processes SIGTERM belongs to JAX, which tells the others.
-    numbers = (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, raise_flag) for number in numbers}
+    before = {
+        number: signal.signal(number, raise_flag) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield flag
     finally:

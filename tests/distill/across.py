@@ -30,6 +30,7 @@ from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.loop import InterruptedRunError, run_plan
 from xdistil_jax.distill.step import hparams, start_state, train_call
 from xdistil_jax.sharding import replicate
+from xdistil_jax.terminal import signals
 
 
 def first_gradient(devices: int) -> dict[str, np.ndarray]:
@@ -62,8 +63,10 @@ def run(root: Path, process: int = -1, death: int = 0) -> None:
     gradient = first_gradient(devices)
     writer = _Deadly(process, death)
     checkpoints = Checkpoints(root / "checkpoints", every=0)
-    training = make_training(checkpoints, writer, devices=devices)
-    result = run_plan(training, STAGES, make_params())
+    with signals() as stop:
+        stop.listening = True
+        training = make_training(checkpoints, writer, stop, devices=devices)
+        result = run_plan(training, STAGES, make_params())
     if primary:
         np.savez(root / "gradient.npz", **gradient)
         np.savez(root / "params.npz", **dict(trees.leaves(result.params)))

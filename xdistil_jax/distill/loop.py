@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import jax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from xdistil_jax import hosts
 from xdistil_jax.data.batches import Buckets, Sampler, Source
@@ -32,7 +32,7 @@ from xdistil_jax.distill.step import (
     train_call,
 )
 from xdistil_jax.distill.stopping import Stopping, score
-from xdistil_jax.sharding import replicate
+from xdistil_jax.sharding import anywhere, replicate
 from xdistil_jax.types import Params
 
 fetch = jax.device_get
@@ -180,6 +180,7 @@ class _StageRun:
         every = self.sampler.epoch_size(0) / stop.evaluations * self.total / steps
         self.every = max(1, round(every))
         self._clock = time.monotonic()
+        self._question: Array | None = None
         self.h: HParams = replicate(hparams(self.stage, self.total), training.model.mesh)
 
     def fresh(self, params: Params, carried: PyTree) -> TrainState:
@@ -211,7 +212,7 @@ class _StageRun:
                     return self._end(now)
                 if hosts.primarys(training.checkpoints.due()):
                     self._save(now)
-            if hosts.stops(training.stop.raised):
+            if self._asked_to_stop():
                 pending = self._settle(now, pending)
                 self._save(now)
                 raise InterruptedRunError(
@@ -239,6 +240,14 @@ class _StageRun:
             Stopping(*host["stopping"]), host["step"], host["next_evaluation"], host["pieces"],
             [list(each) for each in host["sums"]],
         )  # fmt: skip
+
+    def _asked_to_stop(self) -> bool:
+        """Has anyone been asked to stop? All processes hear the same, a call late."""
+        raised, mesh = self.training.stop.raised, self.training.model.mesh
+        if not hosts.several():
+            return raised
+        answer, self._question = self._question, anywhere(raised, mesh)
+        return answer is not None and bool(fetch(answer))
 
     def _settle(self, now: _Progress, pending: tuple[CallMetrics, int] | None) -> None:
         """Fetch the metrics of a call that has been dispatched, one call late."""
