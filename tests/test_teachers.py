@@ -65,7 +65,7 @@ def taught_by(folder: pathlib.Path, out: pathlib.Path, **student: object) -> Exp
     return dataclasses.replace(whole, data=DATA, teacher=teacher, student=student)
 
 
-@pytest.mark.parametrize("pool", ["first", "mean"])
+@pytest.mark.parametrize("pool", ["first", pytest.param("mean", marks=pytest.mark.slow)])
 def test_a_unigram_teacher_teaches_a_wordpiece_student(xlmr, corpus, tmp_path, pool):
     train_tokenizer(corpus.transfer, 400).save(tmp_path / "wordpiece")
     experiment = taught_by(xlmr, tmp_path, tokenizer=str(tmp_path / "wordpiece"), pool=pool)
@@ -116,6 +116,7 @@ def test_a_weak_teacher_is_refused_before_anything_is_distilled(xlmr, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_outputs_of_a_torch_model_teach_a_student(tmp_path):
     """The shipped example, as a user would start it."""
     pytest.importorskip("torch")
@@ -153,7 +154,10 @@ def two(xlmr, corpus, tmp_path) -> Experiment:
     return dataclasses.replace(alone, ensemble=ensemble, strategy="D1")
 
 
-@pytest.mark.parametrize(("states", "width"), [("first", 0), ("concatenated", 20)])
+@pytest.mark.parametrize(
+    ("states", "width"),
+    [("first", 0), pytest.param("concatenated", 20, marks=pytest.mark.slow)],
+)
 def test_two_teachers_teach_one_student(two, tmp_path, states, width):
     ensemble = dataclasses.replace(two.ensemble, states=states, width=width)
     result = pipeline.run(
