@@ -87,7 +87,7 @@ def settle(tree: PyTree, mesh: Mesh) -> PyTree:
     def place(leaf: Any) -> Array:
         own = leaf.sharding if isinstance(leaf, jax.Array) else None
         there = isinstance(own, NamedSharding) and own.mesh == mesh
-        return leaf if there else jax.device_put(leaf, replicated(mesh))
+        return leaf if there else _place(leaf, replicated(mesh))
 
     return jax.tree.map(place, tree)
 
