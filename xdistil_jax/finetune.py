@@ -170,7 +170,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
                     split_over=split_over,
                 ).params  # fmt: skip
         host = jax.tree.map(np.asarray, params)
-        hosts.once(lambda: tokenizer.save(folder / "model"))
+        hosts.once(lambda: tokenizer.save(folder / "model", longest=spec.longest))
         hosts.once(lambda: save_encoder(folder / "model", spec, host, own))
     spec, params = _load(session, config, folder / "model", corpus.tagset, split_over)
     # How it was regularised in training changes nothing of what it says.
