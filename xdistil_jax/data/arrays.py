@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -74,6 +76,49 @@ def load_arrays(
             raise _damage(file, "its checksum doesn't fit")
         arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
     return arrays, content["source"], content["facts"]
+
+
+def gather(
+    parts: Iterable[Mapping[str, np.ndarray]], dtypes: Mapping[str, type], folder: Path | None
+) -> dict[str, np.ndarray]:
+    """The arrays of all parts, end to end, mapped into memory, read-only.
+
+    For what is as long as the text, but need not be found again: it takes disk, and no memory. The
+    files have no name and go when the arrays go, even if the process is killed. They lie in
+    ``folder`` (None: where the system has its temporary files).
+
+    Raises:
+        OSError: naming the folder, if the disk is full.
+    """
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in dtypes}
+        for part in parts:
+            with _naming(folder):
+                for name, file in opened.items():
+                    file.write(part[name].astype(dtypes[name], copy=False).tobytes())
+        with _naming(folder):
+            return {name: _mapped(file, dtypes[name]) for name, file in opened.items()}
+
+
+@contextmanager
+def _naming(folder: Path | None) -> Iterator[None]:
+    """Say where it was that a file without a name could not be written."""
+    try:
+        yield
+    except OSError as error:
+        complaint = f"{error.strerror}, while text was put aside; make room, or write elsewhere"
+        place = folder or Path(tempfile.gettempdir())
+        raise OSError(error.errno, complaint, str(place)) from error
+
+
+def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
+    file.flush()
+    if not file.tell():
+        return np.empty(0, dtype)
+    # A plain array: slicing np.memmap costs several times as much.
+    return np.asarray(np.memmap(file, dtype, mode="r"))
 
 
 def _damage(file: Path, reason: str) -> StoreError:
