@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xdistil_jax import files
 
@@ -31,7 +32,7 @@ class ArrayFolder:
     def __init__(self, folder: Path, dtypes: Mapping[str, type]) -> None:
         self._folder = folder
         self._columns = {
-            name: _Column(folder / f"{name}.npy", dtype) for name, dtype in dtypes.items()
+            name: Column(folder / f"{name}.npy", dtype) for name, dtype in dtypes.items()
         }
 
     def append(self, name: str, values: np.ndarray) -> None:
@@ -127,20 +128,22 @@ def _damage(file: Path, reason: str) -> StoreError:
     )
 
 
-class _Column:
+class Column:
     """An ``.npy`` file that grows; its header is written again, with the length, at the end."""
 
-    def __init__(self, path: Path, dtype: type) -> None:
+    def __init__(self, path: Path, dtype: DTypeLike, rest: tuple[int, ...] = ()) -> None:
         self.length = 0
-        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._dtype, self._rest = np.dtype(dtype).newbyteorder("<"), rest
         self._file: BinaryIO = path.open("xb")
         self._write_header()
 
     def append(self, values: np.ndarray) -> None:
-        self._file.write(values.astype(self._dtype).tobytes())
+        """Add ``values`` [N, *rest]."""
+        self._file.write(values.astype(self._dtype, copy=False).tobytes())
         self.length += len(values)
 
     def close(self) -> None:
+        """Finish the file."""
         # NumPy pads headers so that the first axis can grow to any length in place.
         self._file.seek(0)
         self._write_header()
@@ -148,5 +151,6 @@ class _Column:
 
     def _write_header(self) -> None:
         descr = np.lib.format.dtype_to_descr(self._dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (self.length,)}
+        shape = (self.length, *self._rest)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)

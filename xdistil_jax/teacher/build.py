@@ -293,20 +293,26 @@ def _fill(
     works: list[Work],
     say: Callable[[str], None],
 ) -> None:
-    """Compute batch after batch; write a shard as soon as it has all of its own."""
+    """Compute batch after batch, and write each at once; a shard is there when it has all."""
+    lengths = teacher.store.lengths
+    facts: dict[int, dict[str, Any]] = {}
+    for work in works:
+        fact = facts.setdefault(work.shard, {"rows": 0, "tokens": 0})
+        fact["rows"] += len(work.rows)
+        fact["tokens"] += int(lengths[work.rows].sum())
+        if teacher.bases.identity:
+            fact["basis"] = teacher.bases.identity
+
+    def arrays(work: Work, states: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        record = np.empty(len(work.rows), ROW)
+        record["hash"] = row_keys[work.rows].view("<u8").reshape(-1, 2)
+        record["length"] = lengths[work.rows]
+        return {**states, "rows": record}
+
     timed = _timed(teacher.run(works), works, teacher.settings, say)
     for number, group in itertools.groupby(timed, lambda done: done[0].shard):
-        done = list(group)
-        rows = np.concatenate([work.rows for work, _ in done])
-        record = np.empty(len(rows), ROW)
-        record["hash"] = row_keys[rows].view("<u8").reshape(-1, 2)
-        record["length"] = teacher.store.lengths[rows]
-        arrays = {name: np.concatenate([part[name] for _, part in done]) for name in done[0][1]}
         path = ledger.folder / "shards" / f"{number:06d}" / "shard.json"
-        facts = {"rows": len(rows), "tokens": int(record["length"].sum())}
-        if teacher.bases.identity:
-            facts["basis"] = teacher.bases.identity
-        Sealed.write(path, {**arrays, "rows": record}, facts)
+        Sealed.write_parts(path, itertools.starmap(arrays, group), facts[number])
 
 
 def _timed(

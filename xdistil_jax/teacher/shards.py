@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped, UInt
 
+from xdistil_jax.data.arrays import Column
 from xdistil_jax.files import atomic_folder, checksum
 
 ROW = np.dtype([("hash", "<u8", 2), ("length", "<i4")])
@@ -50,11 +51,25 @@ class Sealed(NamedTuple):
 
         The folder appears under its name when all of it is on disk.
         """
+        cls.write_parts(path, [arrays], facts)
+
+    @classmethod
+    def write_parts(
+        cls, path: Path, parts: Iterable[Mapping[str, np.ndarray]], facts: Mapping[str, Any]
+    ) -> None:
+        """``write`` for arrays too large for memory: their parts come one after the other."""
         with atomic_folder(path.parent) as temporary:
+            columns: dict[str, Column] = {}
+            for part in parts:
+                for name, array in part.items():
+                    if name not in columns:
+                        file = temporary / f"{name}.npy"
+                        columns[name] = Column(file, array.dtype, array.shape[1:])
+                    columns[name].append(array)
             files = {}
-            for name, array in arrays.items():
+            for name, column in columns.items():
+                column.close()
                 file = temporary / f"{name}.npy"
-                np.save(file, array, allow_pickle=False)
                 files[file.name] = {"bytes": file.stat().st_size, "blake2b": checksum(file)}
             content = {"facts": dict(facts), "files": files}
             seal = digest(content)
