@@ -98,7 +98,7 @@ def gather(
         for part in parts:
             with _naming(folder):
                 for name, file in opened.items():
-                    file.write(part[name].astype(dtypes[name], copy=False).tobytes())
+                    file.write(np.ascontiguousarray(part[name], dtypes[name]))
         with _naming(folder):
             return {name: _mapped(file, dtypes[name]) for name, file in opened.items()}
 
@@ -139,7 +139,7 @@ class Column:
 
     def append(self, values: np.ndarray) -> None:
         """Add ``values`` [N, *rest]."""
-        self._file.write(values.astype(self._dtype, copy=False).tobytes())
+        self._file.write(np.ascontiguousarray(values, self._dtype))
         self.length += len(values)
 
     def close(self) -> None:

@@ -15,6 +15,9 @@ from xdistil_jax.files import atomic_folder, checksum
 ROW = np.dtype([("hash", "<u8", 2), ("length", "<i4")])
 """A row of a shard: the 128-bit hash of its token ids, and how many they are."""
 
+# There are as many keys as sentences: not all of them are copied at once.
+_BLOCK = 1 << 16
+
 
 class CacheDamaged(RuntimeError):  # noqa: N818 - read aloud: the cache is damaged
     """A file of a cache is not what was written."""
@@ -131,10 +134,22 @@ def locate(
     sorted_keys: Shaped[np.ndarray, "N"], wanted: Shaped[np.ndarray, "R"]
 ) -> Int[np.ndarray, "R"]:
     """Where each of ``wanted`` stands in ``sorted_keys``; -1 where it doesn't."""
-    if not len(sorted_keys):
-        return np.full(len(wanted), -1)
-    place = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
-    return np.where(sorted_keys[place] == wanted, place, -1)
+    place = np.full(len(wanted), -1)
+    for start in range(0, len(wanted) if len(sorted_keys) else 0, _BLOCK):
+        part = wanted[start : start + _BLOCK]
+        at = np.minimum(np.searchsorted(sorted_keys, part), len(sorted_keys) - 1)
+        place[start : start + _BLOCK] = np.where(sorted_keys[at] == part, at, -1)
+    return place
+
+
+def distinct(row_keys: Shaped[np.ndarray, "R"]) -> Int[np.ndarray, "D"]:
+    """Where each key stands first, in the order of the keys: ``np.unique`` with fewer copies."""
+    order = np.argsort(row_keys, kind="stable")
+    new = np.ones(len(order), bool)
+    for start in range(1, len(order), _BLOCK):
+        part = order[start - 1 : start + _BLOCK]
+        new[start : start + _BLOCK] = row_keys[part[1:]] != row_keys[part[:-1]]
+    return order[new]
 
 
 class Planned(NamedTuple):
@@ -165,15 +180,20 @@ class Ledger(NamedTuple):
             for path in _numbered(folder / "shards")
         }
         rows = [sealed.array("rows") for sealed in shards.values()]
-        starts = [np.cumsum(part["length"], dtype=np.int64) - part["length"] for part in rows]
-        numbers = [np.full(len(part), number) for number, part in zip(shards, rows, strict=True)]
-        every = np.concatenate([np.empty(0, ROW), *rows])
-        key = keys(every["hash"])
+        count = sum(map(len, rows))
+        # Filled part by part: there are as many of them as sentences.
+        key, shard = np.empty(count, "S16"), np.empty(count, np.int32)
+        start, length = np.empty(count, np.int64), np.empty(count, np.int32)
+        end = 0
+        for number, part in zip(shards, rows, strict=True):
+            at = slice(end, end := end + len(part))
+            key[at], shard[at], length[at] = keys(part["hash"]), number, part["length"]
+            start[at] = np.cumsum(part["length"], dtype=np.int64) - part["length"]
         order = np.argsort(key)
-        shard = np.concatenate([np.empty(0, np.int64), *numbers])[order]
-        start = np.concatenate([np.empty(0, np.int64), *starts])[order]
+        key, shard = key[order], shard[order]
+        start, length = start[order], length[order]
         planned = [planned for path in _numbered(folder / "plans") for planned in _planned(path)]
-        return cls(folder, shards, planned, key[order], shard, start, every["length"][order])
+        return cls(folder, shards, planned, key, shard, start, length)
 
     @property
     def next_shard(self) -> int:
