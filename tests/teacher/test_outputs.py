@@ -17,6 +17,11 @@ TAGS = ("O", "B-LOC", "I-LOC")
 WORDS = [sentence.words for sentence in SENTENCES]
 
 
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch):
+    monkeypatch.setattr("xdistil_jax.teacher.anchor._CHUNK", 3)
+
+
 def outputs_of(words, seed=0):
     """Random states and logits that depend on the sentence only."""
     rng = np.random.default_rng([seed, *" ".join(words).encode()])

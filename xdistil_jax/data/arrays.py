@@ -1,5 +1,6 @@
 """A folder of arrays: written while they grow, checked by checksums, mapped into memory."""
 
+import errno
 import hashlib
 import json
 import tempfile
@@ -93,24 +94,24 @@ def gather(
     """
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    with _naming(folder), ExitStack() as stack:
         opened = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in dtypes}
         for part in parts:
-            with _naming(folder):
-                for name, file in opened.items():
-                    file.write(np.ascontiguousarray(part[name], dtypes[name]))
-        with _naming(folder):
-            return {name: _mapped(file, dtypes[name]) for name, file in opened.items()}
+            for name, file in opened.items():
+                file.write(np.ascontiguousarray(part[name], dtypes[name]))
+        return {name: _mapped(file, dtypes[name]) for name, file in opened.items()}
 
 
 @contextmanager
 def _naming(folder: Path | None) -> Iterator[None]:
-    """Say where it was that a file without a name could not be written."""
+    """Say of a file without a name where it was that the disk was full."""
     try:
         yield
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename:
+            raise
+        place = folder or tempfile.gettempdir()
         complaint = f"{error.strerror}, while text was put aside; make room, or write elsewhere"
-        place = folder or Path(tempfile.gettempdir())
         raise OSError(error.errno, complaint, str(place)) from error
 
 
