@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped, UInt
+from numpy.typing import DTypeLike
 
 from xdistil_jax.data.arrays import Column
 from xdistil_jax.files import atomic_folder, checksum
@@ -180,18 +181,15 @@ class Ledger(NamedTuple):
             for path in _numbered(folder / "shards")
         }
         rows = [sealed.array("rows") for sealed in shards.values()]
-        count = sum(map(len, rows))
-        # Filled part by part: there are as many of them as sentences.
-        key, shard = np.empty(count, "S16"), np.empty(count, np.int32)
-        start, length = np.empty(count, np.int64), np.empty(count, np.int32)
-        end = 0
-        for number, part in zip(shards, rows, strict=True):
-            at = slice(end, end := end + len(part))
-            key[at], shard[at], length[at] = keys(part["hash"]), number, part["length"]
-            start[at] = np.cumsum(part["length"], dtype=np.int64) - part["length"]
+        counts = [len(part) for part in rows]
+        # One column after the other: there are as many rows as sentences.
+        key = _filled((keys(part["hash"]) for part in rows), counts, "S16")
         order = np.argsort(key)
-        key, shard = key[order], shard[order]
-        start, length = start[order], length[order]
+        key = key[order]
+        shard = _filled(shards, counts, np.int32)[order]
+        length = _filled((part["length"] for part in rows), counts, np.int32)[order]
+        ends = (np.cumsum(part["length"], dtype=np.int64) for part in rows)
+        start = _filled(ends, counts, np.int64)[order] - length
         planned = [planned for path in _numbered(folder / "plans") for planned in _planned(path)]
         return cls(folder, shards, planned, key, shard, start, length)
 
@@ -209,6 +207,17 @@ class Ledger(NamedTuple):
     def complete(self) -> bool:
         """Is every row that was ever planned in a finished shard?"""
         return all((locate(self.key, planned.keys) >= 0).all() for planned in self.planned)
+
+
+def _filled(
+    parts: Iterable[Shaped[np.ndarray, "M"] | int], counts: Sequence[int], dtype: DTypeLike
+) -> Shaped[np.ndarray, "N"]:
+    """The parts, end to end; only one of them is there at a time."""
+    array, end = np.empty(sum(counts), dtype), 0
+    for part, count in zip(parts, counts, strict=True):
+        array[end : end + count] = part
+        end += count
+    return array
 
 
 def _numbered(folder: Path) -> list[Path]:
