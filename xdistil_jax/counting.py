@@ -3,23 +3,27 @@
 Reads text, a tokenizer and config.json; touches no device.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from xdistil_jax.data.batches import choose_widths
-from xdistil_jax.data.corpus import Corpus, Sentence, load_corpus
+from xdistil_jax.data.corpus import Corpus, load_corpus
 from xdistil_jax.data.encode import encode_in_memory, piece_counts
+from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.estimate import Counts, StudentSizes, TeacherSizes, Text
 from xdistil_jax.experiment import Experiment, TeacherConfig
 from xdistil_jax.models.checkpoints import read_config_spec
 from xdistil_jax.models.deberta import DebertaSpec
 from xdistil_jax.models.modernbert import ModernBertSpec
+from xdistil_jax.teacher.outputs import sentence_hash
 from xdistil_jax.teacher.plan import padded_widths
+from xdistil_jax.teacher.shards import distinct, keys
 
+_CHUNK = 8192
 # Where the tokenizer isn't here: mBERT's has 1.73 pieces a word on 20,000 sentences of WikiAnn in
 # ten languages, from 1.38 (English) to 3.00 (Tamil).
 PIECES_A_WORD = 1.7
@@ -45,42 +49,60 @@ def count_text(experiment: Experiment) -> Counts:
 def _local_tokenizer(config: TeacherConfig, corpus: Corpus) -> Tokenizer | None:
     name = config.tokenizer or config.checkpoint
     if not name:
-        return train_tokenizer([*corpus.train, *corpus.transfer], config.vocab_size)
+        return train_tokenizer(join(corpus.train, corpus.transfer), config.vocab_size)
     return load_tokenizer(name) if Path(name).exists() else None
 
 
 def _count(experiment: Experiment, corpus: Corpus, tokenizer: Tokenizer) -> Counts:
-    length, student = experiment.teacher.max_length, experiment.student
-    train, transfer = (
-        encode_in_memory(part, tokenizer, max_length=length)
-        for part in (corpus.train, corpus.transfer)
-    )
-    hashes = np.concatenate([train.row_hashes(), transfer.row_hashes()])
-    lengths = np.concatenate([train.lengths, transfer.lengths])
-    _, first = np.unique(hashes, axis=0, return_index=True)
-    used = np.flatnonzero(piece_counts([train, transfer], tokenizer.vocab_size))
-    vocab = cut_tokenizer(tokenizer, used)[0].vocab_size
-    return Counts(
-        _in_buckets(train.lengths, experiment.run.buckets),
-        _in_buckets(transfer.lengths, experiment.run.buckets),
-        _in_widths(lengths[first], padded_widths(length)),
-        min(vocab, student.vocab_size or vocab), len(corpus.tagset), "counted",
+    text, length = join(corpus.train, corpus.transfer), experiment.teacher.max_length
+    used = np.zeros(tokenizer.vocab_size, np.int64)
+    lengths, hashes = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.uint64)]
+    train = 0
+    for start in range(0, len(text), _CHUNK):
+        store = encode_in_memory(text[start : start + _CHUNK], tokenizer, max_length=length)
+        used += piece_counts([store], tokenizer.vocab_size)
+        lengths.append(store.lengths)
+        hashes.append(store.row_hashes())
+        train += int((store.sentence + start < len(corpus.train)).sum())
+    vocab = cut_tokenizer(tokenizer, np.flatnonzero(used))[0].vocab_size
+    vocab = min(vocab, experiment.student.vocab_size or vocab)
+    return _counts(
+        experiment, np.concatenate(lengths), keys(np.concatenate(hashes)), train, vocab,
+        len(corpus.tagset), "counted",
     )  # fmt: skip
 
 
 def _guess(experiment: Experiment, corpus: Corpus) -> Counts:
-    def lengths(sentences: Iterable[Sentence]) -> Int[np.ndarray, "R"]:
-        words = np.array([len(sentence.words) for sentence in sentences], np.int64)
-        whole = np.rint(words * PIECES_A_WORD).astype(np.int64) + 2
-        return np.minimum(whole, experiment.teacher.max_length)
-
-    distinct = {sentence.words: sentence for sentence in (*corpus.train, *corpus.transfer)}
-    return Counts(
-        _in_buckets(lengths(corpus.train), experiment.run.buckets),
-        _in_buckets(lengths(corpus.transfer), experiment.run.buckets),
-        _in_widths(lengths(distinct.values()), padded_widths(experiment.teacher.max_length)),
+    text = join(corpus.train, corpus.transfer)
+    words = np.fromiter((len(sentence.words) for sentence in text), np.int64, len(text))
+    whole = np.rint(words * PIECES_A_WORD).astype(np.int64) + 2
+    hashes = bytearray()
+    for sentence in text:
+        hashes += sentence_hash(sentence.words)
+    return _counts(
+        experiment, np.minimum(whole, experiment.teacher.max_length),
+        keys(np.frombuffer(hashes, "<u8").reshape(-1, 2)), len(corpus.train),
         experiment.student.vocab_size or USUAL_VOCAB, len(corpus.tagset),
         f"guessed: {PIECES_A_WORD:g} pieces a word, the teacher's tokenizer is not here",
+    )  # fmt: skip
+
+
+def _counts(
+    experiment: Experiment,
+    lengths: Int[np.ndarray, "R"],
+    row_keys: Shaped[np.ndarray, "R"],
+    train: int,
+    vocab: int,
+    classes: int,
+    how: str,
+) -> Counts:
+    """Of all rows; the first ``train`` of them are those of the train set."""
+    config = experiment.teacher
+    return Counts(
+        _in_buckets(lengths[:train], experiment.run.buckets),
+        _in_buckets(lengths[train:], experiment.run.buckets),
+        _in_widths(lengths[distinct(row_keys)], padded_widths(config.max_length)),
+        vocab, classes, how,
     )  # fmt: skip
 
 

@@ -270,13 +270,14 @@ def _cache_bytes(tokens: int, classes: int, teachers: tuple[TeacherSizes, ...]) 
 
 
 def _host_bytes(counts: Counts, teachers: tuple[TeacherSizes, ...]) -> int:
-    """Text and a teacher that is being loaded.
+    """Rows and a teacher that is being loaded.
 
-    A piece is 10 bytes (ids, words, two marks), for the teacher and the student; loading took 1.1
-    times a checkpoint (experiments/README.md).
+    Text and what is made of it lie on disk. For each row its hash, its place in the cache and what
+    the samplers draw it by are in memory: 180 bytes at most were measured; loading took 1.1 times a
+    checkpoint (experiments/README.md).
     """
     largest = max((teacher.parameters for teacher in teachers), default=0)
-    return 20 * (counts.train.tokens + counts.transfer.tokens) + int(1.1 * 4 * largest)
+    return 180 * (counts.train.rows + counts.transfer.rows) + int(1.1 * 4 * largest)
 
 
 def _chip_bytes(teachers: tuple[TeacherSizes, ...], student: StudentSizes) -> int:

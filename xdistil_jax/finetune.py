@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from xdistil_jax import files, hosts
 from xdistil_jax.data.corpus import Corpus
+from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import (
     WITHIN_WORD,
     Tokenizer,
@@ -35,18 +36,23 @@ from xdistil_jax.teacher.outputs import read_outputs
 from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
+_CHUNK = 8192
+
 
 def _tokenizer(config: TeacherConfig, corpus: Corpus) -> Tokenizer:
     """The checkpoint's; or one trained on the text; or a given one, cut to the text."""
-    text = [*corpus.train, *corpus.transfer]
+    text = join(corpus.train, corpus.transfer)
     if not config.tokenizer and not config.checkpoint:
         return train_tokenizer(text, config.vocab_size)
     tokenizer = load_tokenizer(config.tokenizer or config.checkpoint)
     if not config.tokenizer:
         return tokenizer
     # Its embeddings are to be learned from this text, so pieces that never occur are dead weight.
-    seen = {word for sentence in text for word in sentence.words}
-    return cut_tokenizer(tokenizer, np.unique(tokenizer.word_pieces(sorted(seen))[0]))[0]
+    used = np.zeros(tokenizer.vocab_size, bool)
+    for start in range(0, len(text), _CHUNK):
+        words = {word for sentence in text[start : start + _CHUNK] for word in sentence.words}
+        used[tokenizer.word_pieces(list(words))[0]] = True
+    return cut_tokenizer(tokenizer, np.flatnonzero(used))[0]
 
 
 def layer_name(config: TeacherConfig, spec: AnySpec) -> str:

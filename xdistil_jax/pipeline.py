@@ -37,7 +37,7 @@ def run(
     with persistent_cache(Path(experiment.run.out) / "jax-cache") as compilations:
         session = Session.start(experiment, say=say, progress=progress, stop=stop, only=only)
         with session.timed("text"):
-            corpus = load_corpus(experiment.data)
+            corpus = load_corpus(experiment.data, session.encoded)
             if evaluate_test:
                 check_test(experiment.data)
         teacher = prepare_teacher(session, corpus)

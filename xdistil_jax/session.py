@@ -139,9 +139,13 @@ class Session:
         max_length: int,
     ) -> EncodedStore:
         """The store of ``sentences``, under its hash and shared by all experiments."""
-        folder = Path(self.experiment.run.out) / "encoded"
         with hosts.primary_first():
-            return encode(sentences, tokenizer, tagset, max_length=max_length, folder=folder)
+            return encode(sentences, tokenizer, tagset, max_length=max_length, folder=self.encoded)
+
+    @property
+    def encoded(self) -> Path:
+        """Encoded text, by its hash, shared by all experiments; and, while it is used, text."""
+        return Path(self.experiment.run.out) / "encoded"
 
     @property
     def caches(self) -> Path:

@@ -1,6 +1,7 @@
 """The student: what it may read, what its teacher says of that, and its training by the plan."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from jaxtyping import Float, Int
 
 from xdistil_jax import files, hosts, trees
 from xdistil_jax.data.corpus import Corpus, Sentence
-from xdistil_jax.data.encode import EncodedStore, piece_counts
+from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
+from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.distill.stages import Stage, describe
@@ -44,7 +46,7 @@ class Text(NamedTuple):
     or None where the student's tokenizer is another one.
     """
 
-    sentences: tuple[Sentence, ...]
+    sentences: Sequence[Sentence]
     ours: EncodedStore
     labelled: Int[np.ndarray, "N"]
     transfer: Int[np.ndarray, "M"]
@@ -55,7 +57,7 @@ class Text(NamedTuple):
 def encode_text(session: Session, corpus: Corpus, teacher: Teaching) -> Text:
     """Encode what the student may see, and cut the vocabulary to it, before any training."""
     config, teacher = session.experiment.student, _lead(teacher)
-    sentences = (*corpus.train, *corpus.transfer)
+    sentences = join(corpus.train, corpus.transfer)
 
     def encoded(tokenizer: Tokenizer) -> EncodedStore:
         return session.encode(sentences, tokenizer, corpus.tagset, max_length=teacher.max_length)
@@ -68,13 +70,13 @@ def encode_text(session: Session, corpus: Corpus, teacher: Teaching) -> Text:
     frequent = used[np.argsort(-counts[used], kind="stable")]
     capped = bool(config.vocab_size) and len(used) > config.vocab_size
     tokenizer, kept = cut_tokenizer(given, frequent[: config.vocab_size] if capped else used)
-    ours = encoded(tokenizer) if capped else ours.remap(kept)
+    ours = encoded(tokenizer) if capped else ours.remap(kept, folder=session.encoded)
     is_train = ours.sentence < len(corpus.train)
     rows = (np.flatnonzero(is_train), np.flatnonzero(~is_train))
     return Text(sentences, ours, *rows, tokenizer, kept if same else None)
 
 
-def _own_tokenizer(session: Session, sentences: tuple[Sentence, ...]) -> Tokenizer:
+def _own_tokenizer(session: Session, sentences: Iterable[Sentence]) -> Tokenizer:
     """The one that was asked for, or one trained on the text."""
     if name := session.experiment.student.tokenizer:
         return load_tokenizer(name)
@@ -87,8 +89,7 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
     As the student's rows see them.
     """
     if isinstance(teacher, Given):
-        words = [sentence.words for sentence in text.sentences]
-        return anchor_outputs(teacher.outputs, words, text.ours)
+        return anchor_outputs(teacher.outputs, text.sentences, text.ours, folder=session.encoded)
     if isinstance(teacher, Ensemble):
         config = session.experiment.ensemble
         members = [cache_teacher(session, text, member) for member in teacher.members]
@@ -113,7 +114,8 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
         cache = replace(cache, coordinates=True)
     if text.kept is not None and _same_rows(theirs, text.ours, text.kept):
         return cache
-    return anchor(cache, theirs, text.ours, pool=session.experiment.student.pool)
+    pool = session.experiment.student.pool
+    return anchor(cache, theirs, text.ours, pool=pool, folder=session.encoded)
 
 
 def is_taught(stages: tuple[Stage, ...]) -> bool:
@@ -125,7 +127,8 @@ def _same_rows(theirs: EncodedStore, ours: EncodedStore, kept: Int[np.ndarray, "
     """Do teacher and student cut the text into the same pieces and windows?"""
     if not np.array_equal(theirs.offsets, ours.offsets):
         return False
-    return np.array_equal(theirs.tokens, kept[ours.tokens])
+    both = zip(blocks(theirs.tokens), blocks(ours.tokens), strict=True)
+    return all(np.array_equal(one, kept[other]) for one, other in both)
 
 
 def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, Trained]:

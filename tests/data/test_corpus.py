@@ -112,7 +112,7 @@ def test_the_test_set_is_read_by_load_test_alone(root, monkeypatch, damage, by):
     corpus = load_corpus(_spec(root, **options))
     assert "train.txt" in {path.name for path in opened}
     assert not [path for path in opened if path.name.startswith("test")]
-    assert not any("test" in sentence.words for sentence in corpus.train + corpus.transfer)
+    assert not any("test" in sentence.words for sentence in (*corpus.train, *corpus.transfer))
     with pytest.raises(CorpusError, match="test"):
         load_test(_spec(root, **options))
 
@@ -200,5 +200,5 @@ def test_the_embedded_corpus_is_read_by_the_same_rules():
     assert (len(corpus.train), len(corpus.transfer)) == (20, 60)
     assert corpus.tagset == TagSet(("LOC", "ORG", "PER"))
     assert load_corpus(spec) == corpus
-    texts = {sentence.words for sentence in corpus.train + corpus.transfer + corpus.dev}
+    texts = {s.words for s in (*corpus.train, *corpus.transfer, *corpus.dev)}
     assert not texts & {sentence.words for sentence in load_test(spec)}

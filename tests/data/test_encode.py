@@ -48,6 +48,12 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("encoded")
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """What is longer than memory comes in blocks."""
+    monkeypatch.setattr("xdistil_jax.data.encode._BLOCK", 7)
+
+
 @pytest.fixture
 def corpus():
     return [
@@ -292,10 +298,25 @@ def test_cut_and_remap_equal_encoding_with_the_cut_tokenizer(tokenizer, folder, 
         piece_counts([full], 4)
 
 
-def test_row_hashes_address_content(tokenizer, folder, corpus):
+def test_a_part_is_the_store_of_its_sentences(tokenizer, folder, corpus):
+    whole = encode(corpus, tokenizer, TAGS, max_length=12, folder=folder)
+    assert whole.rows > len(corpus)
+    for first, last in ((0, 4), (0, 2), (2, 3), (1, 4), (2, 2), (4, 4)):
+        part = whole.part(first, last)
+        alone = encode(corpus[first:last], tokenizer, TAGS, max_length=12, folder=folder)
+        for name in set(ARRAYS) - {"language"}:
+            np.testing.assert_array_equal(getattr(part, name), getattr(alone, name), err_msg=name)
+            assert getattr(part, name).dtype == getattr(alone, name).dtype
+        codes = [part.languages[number] for number in part.language]
+        assert codes == [alone.languages[number] for number in alone.language]
+
+
+def test_row_hashes_address_content(tokenizer, folder, corpus, monkeypatch):
     one = encode(corpus, tokenizer, TAGS, max_length=12, folder=folder)
     other = encode([corpus[3], corpus[0]], tokenizer, None, max_length=12, folder=folder)
     hashes = one.row_hashes()
+    monkeypatch.setattr("xdistil_jax.data.encode._CHUNK", 3)
+    np.testing.assert_array_equal(one.row_hashes(), hashes)
     assert hashes.shape == (one.rows, 2)
     assert hashes.dtype == np.uint64
     rows = [tuple(tokens) for _, tokens, _ in rows_of(one)]

@@ -36,6 +36,12 @@ def stored(tokenizer: Tokenizer, folder, sentences: Sequence[Sentence] = SENTENC
     return encode(sentences, tokenizer, None, max_length=length, folder=folder)
 
 
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch):
+    """Of longer text no more sentences than these are looked at together."""
+    monkeypatch.setattr("xdistil_jax.teacher.anchor._CHUNK", 3)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("anchor")

@@ -17,6 +17,11 @@ TAGS = ("O", "B-LOC", "I-LOC")
 WORDS = [sentence.words for sentence in SENTENCES]
 
 
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch):
+    monkeypatch.setattr("xdistil_jax.teacher.anchor._CHUNK", 3)
+
+
 def outputs_of(words, seed=0):
     """Random states and logits that depend on the sentence only."""
     rng = np.random.default_rng([seed, *" ".join(words).encode()])
@@ -32,7 +37,7 @@ def write(folder, sentences=WORDS, **options):
 def assert_taught(folder, tmp_path):
     """Every word of every sentence gets what was written for it, at its first piece."""
     ours = stored(FINE, tmp_path / "store", length=10)
-    teacher = anchor_outputs(read_outputs(folder), WORDS, ours)
+    teacher = anchor_outputs(read_outputs(folder), SENTENCES, ours)
     streamed = numbers(teacher.stream(np.arange(ours.rows), 10))
     seen = 0
     for row in range(ours.rows):
@@ -98,7 +103,8 @@ def test_logits_alone_will_do(tmp_path):
         for words in WORDS:
             writer.add(words, None, outputs_of(words)[1])
     ours = stored(FINE, tmp_path / "store", length=40)
-    streamed = anchor_outputs(read_outputs(tmp_path / "out"), WORDS, ours).stream(np.arange(4), 40)
+    teacher = anchor_outputs(read_outputs(tmp_path / "out"), SENTENCES, ours)
+    streamed = teacher.stream(np.arange(4), 40)
     assert streamed["hidden"] == {}
 
 
@@ -110,7 +116,7 @@ def test_a_block_that_fails_leaves_only_whole_parts(tmp_path):
     assert len(read_outputs(tmp_path / "out").key) == 2
     ours = stored(FINE, tmp_path / "store")
     with pytest.raises(ValueError, match=r"lack 2 of 4 sentences, first 'Hannover liegt"):
-        anchor_outputs(read_outputs(tmp_path / "out"), WORDS, ours)
+        anchor_outputs(read_outputs(tmp_path / "out"), SENTENCES, ours)
 
 
 def test_arrays_that_do_not_fit_are_refused_by_sentence(tmp_path):

@@ -1,12 +1,16 @@
 """A folder of arrays: written while they grow, checked by checksums, mapped into memory."""
 
+import errno
 import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xdistil_jax import files
 
@@ -29,7 +33,7 @@ class ArrayFolder:
     def __init__(self, folder: Path, dtypes: Mapping[str, type]) -> None:
         self._folder = folder
         self._columns = {
-            name: _Column(folder / f"{name}.npy", dtype) for name, dtype in dtypes.items()
+            name: Column(folder / f"{name}.npy", dtype) for name, dtype in dtypes.items()
         }
 
     def append(self, name: str, values: np.ndarray) -> None:
@@ -76,26 +80,71 @@ def load_arrays(
     return arrays, content["source"], content["facts"]
 
 
+def gather(
+    parts: Iterable[Mapping[str, np.ndarray]], dtypes: Mapping[str, type], folder: Path | None
+) -> dict[str, np.ndarray]:
+    """The arrays of all parts, end to end, mapped into memory, read-only.
+
+    For what is as long as the text, but need not be found again: it takes disk, and no memory. The
+    files have no name and go when the arrays go, even if the process is killed. They lie in
+    ``folder`` (None: where the system has its temporary files).
+
+    Raises:
+        OSError: naming the folder, if the disk is full.
+    """
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with _naming(folder), ExitStack() as stack:
+        opened = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in dtypes}
+        for part in parts:
+            for name, file in opened.items():
+                file.write(np.ascontiguousarray(part[name], dtypes[name]))
+        return {name: _mapped(file, dtypes[name]) for name, file in opened.items()}
+
+
+@contextmanager
+def _naming(folder: Path | None) -> Iterator[None]:
+    """Say of a file without a name where it was that the disk was full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename:
+            raise
+        place = folder or tempfile.gettempdir()
+        complaint = f"{error.strerror}, while text was put aside; make room, or write elsewhere"
+        raise OSError(error.errno, complaint, str(place)) from error
+
+
+def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
+    file.flush()
+    if not file.tell():
+        return np.empty(0, dtype)
+    # A plain array: slicing np.memmap costs several times as much.
+    return np.asarray(np.memmap(file, dtype, mode="r"))
+
+
 def _damage(file: Path, reason: str) -> StoreError:
     return StoreError(
         f"{file} is damaged: {reason}. Delete the folder {file.parent} to have it built again"
     )
 
 
-class _Column:
+class Column:
     """An ``.npy`` file that grows; its header is written again, with the length, at the end."""
 
-    def __init__(self, path: Path, dtype: type) -> None:
+    def __init__(self, path: Path, dtype: DTypeLike, rest: tuple[int, ...] = ()) -> None:
         self.length = 0
-        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._dtype, self._rest = np.dtype(dtype).newbyteorder("<"), rest
         self._file: BinaryIO = path.open("xb")
         self._write_header()
 
     def append(self, values: np.ndarray) -> None:
-        self._file.write(values.astype(self._dtype).tobytes())
+        """Add ``values`` [N, *rest]."""
+        self._file.write(np.ascontiguousarray(values, self._dtype))
         self.length += len(values)
 
     def close(self) -> None:
+        """Finish the file."""
         # NumPy pads headers so that the first axis can grow to any length in place.
         self._file.seek(0)
         self._write_header()
@@ -103,5 +152,6 @@ class _Column:
 
     def _write_header(self) -> None:
         descr = np.lib.format.dtype_to_descr(self._dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (self.length,)}
+        shape = (self.length, *self._rest)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)

@@ -4,18 +4,18 @@ Training reads train, dev and unlabelled text through ``load_corpus`` and has no
 set: only ``load_test`` opens that.
 """
 
-import heapq
 import os
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from xdistil_jax.data.leaks import text_key
 from xdistil_jax.data.readers import ReadLog, Sentence, read
 from xdistil_jax.data.sources import HUB, CorpusError, language_of, missing, split_files
+from xdistil_jax.data.spool import draw, spool
 from xdistil_jax.labels import TagSet
 
 __all__ = [
@@ -61,11 +61,11 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What training may see."""
+    """What training may see. What is read from files lies on disk, but for dev."""
 
-    train: tuple[Sentence, ...]
+    train: Sequence[Sentence]
     dev: tuple[Sentence, ...]
-    transfer: tuple[Sentence, ...]
+    transfer: Sequence[Sentence]
     """Train text first, then unlabelled text; without tags, and without sentences of dev."""
     tagset: TagSet
     log: ReadLog
@@ -77,25 +77,30 @@ class Corpus:
         return tuple(sorted({sentence.language for part in parts for sentence in part}))
 
 
-def load_corpus(spec: DataSpec) -> Corpus:
+def load_corpus(spec: DataSpec, folder: Path | None = None) -> Corpus:
     """Read train, dev and unlabelled text; the test files are not opened.
+
+    While it is used, text lies in files without a name in ``folder`` (None: where the system has
+    its temporary files).
 
     Raises:
         CorpusError: naming file and line, what was expected and what to do.
     """
     log = ReadLog()
     tagset = TagSet(tuple(spec.types)) if spec.types else None
+    train: Sequence[Sentence]
     if spec.synthetic:
         made = _synthesise(spec)
         train, dev, unlabelled = made.train, made.dev, iter(made.transfer)
         tagset = tagset or _tagset(train)
     else:
         _check_distinct(spec)
-        train = _labelled(spec, "train", tagset, log)
+        train = spool(_labelled(spec, "train", tagset, log), folder)
         tagset = tagset or _tagset(train)
-        dev = _labelled(spec, "dev", tagset, log)
+        dev = tuple(_labelled(spec, "dev", tagset, log))
         unlabelled = _unlabelled(spec, train, log)
-    train = _draw(train, spec.train_limit, spec.seed)
+    if spec.train_limit is not None:
+        train = spool(draw(train, spec.train_limit, spec.seed, folder), folder)
     dev_texts = {text_key(sentence) for sentence in dev}
 
     def apart(sentences: Iterable[Sentence]) -> Iterator[Sentence]:
@@ -105,11 +110,11 @@ def load_corpus(spec: DataSpec) -> Corpus:
             else:
                 yield Sentence(sentence.words, None, sentence.language)
 
-    transfer = (
-        *apart(train if spec.train_as_transfer else ()),
-        *_draw(apart(unlabelled), spec.unlabelled_limit, spec.seed),
-    )
-    return Corpus(train, dev, transfer, tagset, log)
+    rest = apart(unlabelled)
+    if spec.unlabelled_limit is not None:
+        rest = draw(rest, spec.unlabelled_limit, spec.seed, folder)
+    transfer = chain(apart(train if spec.train_as_transfer else ()), rest)
+    return Corpus(train, dev, spool(transfer, folder), tagset, log)
 
 
 def check_test(spec: DataSpec) -> None:
@@ -132,7 +137,7 @@ def load_test(
         return _synthesise(spec).test
     _check_distinct(spec)
     types = TagSet(tuple(spec.types)) if spec.types else None
-    return _labelled(spec, "test", tagset or types, log or ReadLog())
+    return tuple(_labelled(spec, "test", tagset or types, log or ReadLog()))
 
 
 def _synthesise(spec: DataSpec) -> Any:
@@ -152,37 +157,33 @@ def _tagset(train: Iterable[Sentence]) -> TagSet:
 
 def _labelled(
     spec: DataSpec, split: str, tagset: TagSet | None, log: ReadLog
-) -> tuple[Sentence, ...]:
-    found: list[Sentence] = []
+) -> Iterator[Sentence]:
+    found: set[str] = set()
     for source, language in _sources(spec, split):
-        before = len(found)
-        found.extend(
-            read(
-                source,
-                format=spec.format,
-                language=language,
-                on_mismatch=spec.on_mismatch,
-                tag_map=dict(spec.tag_map),
-                tagset=tagset,
-                log=log,
-                split=split,
-            )
+        sentences = read(
+            source,
+            format=spec.format,
+            language=language,
+            on_mismatch=spec.on_mismatch,
+            tag_map=dict(spec.tag_map),
+            tagset=tagset,
+            log=log,
+            split=split,
         )
-        if any(sentence.tags is None for sentence in found[before:]):
-            raise CorpusError(
-                f"{source}: a {split} set needs tags, and this was read as text without any; "
-                "expected token<TAB>tag lines, or name the format (data.format)"
-            )
-    if not spec.languages:
-        return tuple(found)
-    chosen = tuple(sentence for sentence in found if sentence.language in spec.languages)
-    if not chosen:
-        there = ", ".join(sorted({sentence.language for sentence in found}))
+        for sentence in sentences:
+            if sentence.tags is None:
+                raise CorpusError(
+                    f"{source}: a {split} set needs tags, and this was read as text without any; "
+                    "expected token<TAB>tag lines, or name the format (data.format)"
+                )
+            found.add(sentence.language)
+            if not spec.languages or sentence.language in spec.languages:
+                yield sentence
+    if spec.languages and not found.intersection(spec.languages):
         raise CorpusError(
-            f"data.languages is {', '.join(spec.languages)}, but the {split} set is in {there}; "
-            "name one of these, or leave data.languages out"
+            f"data.languages is {', '.join(spec.languages)}, but the {split} set is in "
+            f"{', '.join(sorted(found))}; name one of these, or leave data.languages out"
         )
-    return chosen
 
 
 def _sources(spec: DataSpec, split: str) -> list[tuple[str, str | None]]:
@@ -288,24 +289,3 @@ def _check_distinct(spec: DataSpec) -> None:
                 f"{path} is given for {other} and for {split}; one file is one split (unlabelled "
                 "may repeat train where data.train_as_transfer is off)"
             )
-
-
-def _draw(sentences: Iterable[Sentence], limit: int | None, seed: int) -> tuple[Sentence, ...]:
-    """The first ``limit`` of each language after a shuffle; a smaller limit gives a beginning.
-
-    Streams, and keeps only what it returns. Python promises the numbers of ``random()`` for ever.
-    """
-    if limit is None:
-        return tuple(sentences)
-    dice: dict[str, random.Random] = {}
-    heaps: dict[str, list[tuple[float, int, Sentence]]] = {}
-    for number, sentence in enumerate(sentences):
-        language = sentence.language
-        if language not in dice:
-            dice[language], heaps[language] = random.Random(f"{seed} {language}"), []
-        entry = (-dice[language].random(), -number, sentence)
-        if len(heaps[language]) < limit:
-            heapq.heappush(heaps[language], entry)
-        elif limit:
-            heapq.heappushpop(heaps[language], entry)
-    return tuple(entry[2] for heap in heaps.values() for entry in sorted(heap, reverse=True))

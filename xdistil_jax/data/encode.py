@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64, Shaped, UInt64
 
 from xdistil_jax import files
-from xdistil_jax.data.arrays import ArrayFolder, digest, load_arrays
+from xdistil_jax.data.arrays import ArrayFolder, digest, gather, load_arrays
 from xdistil_jax.data.arrays import StoreError as StoreError
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.tokenizer import Tokenizer
@@ -22,6 +22,8 @@ from xdistil_jax.labels import UNLABELLED, TagSet
 
 _FORMAT = 1
 _CHUNK = 8192
+"""Sentences, or rows, that are worked on at once."""
+_BLOCK = 1 << 19
 _ARRAYS = {
     "tokens": np.int32,
     "word": np.int32,
@@ -69,19 +71,40 @@ class EncodedStore:
     def word_offsets(self) -> Int64[np.ndarray, "S+1"]:
         return bounds(self.word_counts)
 
-    def remap(self, kept: Int32[np.ndarray, "V"]) -> "EncodedStore":
+    def part(self, first: int, last: int) -> "EncodedStore":
+        """The rows of sentences ``first`` up to ``last``, numbered from 0: views, not copies."""
+        ends = np.array([first, last], self.sentence.dtype)
+        start, stop = np.searchsorted(self.sentence, ends).tolist()
+        offsets = self.offsets[start : stop + 1]
+        names = ("tokens", "word", "owned", "labels")
+        cut = {name: getattr(self, name)[offsets[0] : offsets[-1]] for name in names}
+        return replace(
+            self,
+            **cut,
+            offsets=offsets - offsets[0],
+            sentence=self.sentence[start:stop] - self.sentence.dtype.type(first),
+            language=self.language[start:stop],
+            word_counts=self.word_counts[first:last],
+            identity="",
+        )
+
+    def remap(self, kept: Int32[np.ndarray, "V"], *, folder: Path | None = None) -> "EncodedStore":
         """The same rows in the ids of a cut tokenizer, where ``kept[new_id] == old_id``.
+
+        The new ids lie on disk, see ``arrays.gather``.
 
         Raises:
             ValueError: naming the first piece that was cut away.
         """
         new_ids = np.full(max(kept.max(initial=-1), self.tokens.max(initial=-1)) + 1, -1, np.int32)
         new_ids[kept] = np.arange(len(kept), dtype=np.int32)
-        tokens = new_ids[self.tokens]
-        if len(lost := np.flatnonzero(tokens < 0)):
-            row = np.searchsorted(self.offsets, lost[0], "right") - 1
+        parts = ({"tokens": new_ids[part]} for part in blocks(self.tokens))
+        tokens = gather(parts, {"tokens": np.int32}, folder)["tokens"]
+        if tokens.min(initial=0) < 0:
+            lost = np.flatnonzero(tokens < 0)[0]
+            row = np.searchsorted(self.offsets, lost, "right") - 1
             raise ValueError(
-                f"piece {self.tokens[lost[0]]} of row {row} (sentence {self.sentence[row]}) is not "
+                f"piece {self.tokens[lost]} of row {row} (sentence {self.sentence[row]}) is not "
                 "in the cut tokenizer: cut it to the pieces of this text too, or encode the text "
                 "with the cut tokenizer"
             )
@@ -91,11 +114,20 @@ class EncodedStore:
     def row_hashes(self) -> UInt64[np.ndarray, "R 2"]:
         """blake2b of each row's pieces: equal rows of any two stores have equal hashes."""
         content = memoryview(np.ascontiguousarray(self.tokens, "<i4")).cast("B")
-        ends = (4 * self.offsets).tolist()
-        hashes = bytearray()
-        for start, end in pairwise(ends):
-            hashes += hashlib.blake2b(content[start:end], digest_size=16).digest()
-        return np.frombuffer(bytes(hashes), "<u8").astype(np.uint64).reshape(-1, 2)
+        hashes = np.empty((self.rows, 2), np.uint64)
+        for first in range(0, self.rows, _CHUNK):
+            ends = (4 * self.offsets[first : first + _CHUNK + 1]).tolist()
+            found = bytearray()
+            for start, end in pairwise(ends):
+                found += hashlib.blake2b(content[start:end], digest_size=16).digest()
+            hashes[first : first + _CHUNK] = np.frombuffer(found, "<u8").reshape(-1, 2)
+        return hashes
+
+
+def blocks(array: Shaped[np.ndarray, "N"]) -> Iterator[Shaped[np.ndarray, "M"]]:
+    """``array``, which may be longer than memory, piece by piece."""
+    for start in range(0, len(array), _BLOCK):
+        yield array[start : start + _BLOCK]
 
 
 def pieces(
@@ -180,8 +212,8 @@ def piece_counts(stores: Iterable[EncodedStore], vocab_size: int) -> Int64[np.nd
     """How often each piece occurs; windows that overlap count twice."""
     counts = np.zeros(vocab_size, np.int64)
     for store in stores:
-        for start in range(0, len(store.tokens), 1 << 22):
-            part = np.bincount(store.tokens[start : start + (1 << 22)], minlength=vocab_size)
+        for block in blocks(store.tokens):
+            part = np.bincount(block, minlength=vocab_size)
             if len(part) > vocab_size:
                 raise ValueError(f"piece {len(part) - 1} is beyond the {vocab_size} pieces counted")
             counts += part

@@ -39,19 +39,20 @@ def overlap(splits: Mapping[str, Sequence[Sentence]]) -> tuple[Overlap, ...]:
     """For each pair of splits, how much of the later one stands in the earlier one, by language.
 
     Give the splits in the order train, transfer, dev, test. A sentence counts as often as it
-    occurs.
+    occurs. Memory is needed for the later split only.
     """
-    keys = {
-        name: [(sentence.language, text_key(sentence)) for sentence in split]
-        for name, split in splits.items()
-    }
     found: list[Overlap] = []
     for within, split in combinations(splits, 2):
-        exact = set(keys[within])
-        texts = {text for _, text in exact}
-        total = Counter(language for language, _ in keys[split])
-        shared = Counter(language for language, text in keys[split] if (language, text) in exact)
-        anywhere = Counter(language for language, text in keys[split] if text in texts)
+        keys = [(sentence.language, text_key(sentence)) for sentence in splits[split]]
+        texts = {text for _, text in keys}
+        exact: set[tuple[str, str]] = set()
+        for sentence in splits[within]:
+            if (text := text_key(sentence)) in texts:
+                exact.add((sentence.language, text))
+        there = {text for _, text in exact}
+        total = Counter(language for language, _ in keys)
+        shared = Counter(key[0] for key in keys if key in exact)
+        anywhere = Counter(language for language, text in keys if text in there)
         found.extend(
             Overlap(language, split, within, shared[language], anywhere[language], total[language])
             for language in sorted(total)
@@ -62,7 +63,11 @@ def overlap(splits: Mapping[str, Sequence[Sentence]]) -> tuple[Overlap, ...]:
 def unseen(test: Sequence[Sentence], *others: Sequence[Sentence]) -> Bool[np.ndarray, "S"]:
     """Which sentences of ``test`` occur in none of the ``others`` (train, transfer).
 
-    The language doesn't count: one student reads them all.
+    The language doesn't count: one student reads them all. Memory is needed for ``test`` only.
     """
-    seen = {text_key(sentence) for split in others for sentence in split}
-    return np.array([text_key(sentence) not in seen for sentence in test], bool)
+    keys = [text_key(sentence) for sentence in test]
+    new = set(keys)
+    for split in others:
+        for sentence in split:
+            new.discard(text_key(sentence))
+    return np.array([key in new for key in keys], bool)

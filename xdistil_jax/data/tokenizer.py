@@ -22,6 +22,8 @@ from xdistil_jax import files
 if TYPE_CHECKING:  # the readers need more than the base install
     from xdistil_jax.data.corpus import Sentence
 
+# Of a word that stands in the text so often, no text as long as that is made for the trainer.
+_REPEATED = 1000
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _USUAL = {
     "pad_token": ("[PAD]", "<pad>"),
@@ -148,7 +150,8 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
 def train_tokenizer(sentences: "Iterable[Sentence]", vocab_size: int) -> Tokenizer:
     """A cased WordPiece tokenizer: every character that occurs, then the likeliest merges.
 
-    The vocabulary is a function of the sentences alone, and exceeds ``vocab_size`` only if the
+    Memory is needed for distinct words only. The vocabulary is a function of the sentences alone,
+    and exceeds ``vocab_size`` only if the
     characters by themselves do.
     """
     empty = _wordpiece({piece: number for number, piece in enumerate(_SPECIAL)}, source="training")
@@ -173,9 +176,12 @@ def train_tokenizer(sentences: "Iterable[Sentence]", vocab_size: int) -> Tokeniz
     )
     learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    learner.train_from_iterator(
-        (" ".join(parts[word] * count) for word, count in counts.items()), trainer
+    texts = (
+        " ".join(parts[word] * min(_REPEATED, count - start))
+        for word, count in counts.items()
+        for start in range(0, count, _REPEATED)
     )
+    learner.train_from_iterator(texts, trainer)
     return _wrap(_wordpiece(learner.get_vocab(), source="training"), {}, "training")
 
 

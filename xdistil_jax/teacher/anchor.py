@@ -4,13 +4,15 @@ Both stores hold the same sentences. A word's anchor is the first piece of the r
 either side, so windows may differ as well as pieces.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from xdistil_jax.data.arrays import gather
 from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.teacher.basis import Basis
 from xdistil_jax.teacher.cache import CacheLookup, TeacherCache
@@ -18,6 +20,11 @@ from xdistil_jax.teacher.codec import LOGITS, Numbers, find_codec
 from xdistil_jax.teacher.manifest import hidden_name
 
 Pool = Literal["first", "mean"]
+Places = Mapping[str, Int[np.ndarray, "N"]]
+"""``shard``, ``place`` and ``count`` of an ``AnchoredTeacher``, or of some of its sentences."""
+PLACES = {"shard": np.int32, "place": np.int64, "count": np.int32}
+
+_CHUNK = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +87,17 @@ class AnchoredTeacher:
 
 
 def anchor(
-    cache: TeacherCache, theirs: EncodedStore, ours: EncodedStore, *, pool: Pool = "first"
+    cache: TeacherCache,
+    theirs: EncodedStore,
+    ours: EncodedStore,
+    *,
+    pool: Pool = "first",
+    folder: Path | None = None,
 ) -> AnchoredTeacher:
     """``cache``, which is bound to the rows of ``theirs``, for the rows of ``ours``.
 
-    ``pool="mean"`` takes the mean over a word's pieces instead of the first one.
+    ``pool="mean"`` takes the mean over a word's pieces instead of the first one. Where the words
+    lie is put aside in ``folder``, see ``data.arrays.gather``.
 
     Raises:
         ValueError: if the two stores don't hold the same sentences, or if the cache wasn't asked
@@ -92,27 +105,50 @@ def anchor(
     """
     if not np.array_equal(theirs.word_counts, ours.word_counts):
         raise ValueError("the teacher's and the student's store don't hold the same sentences")
-    token, length = _words(theirs)
-    row = np.searchsorted(theirs.offsets, np.maximum(token, 0), "right") - 1
-    shard = np.where(token >= 0, cache.shard[row], -1)
-    if (shard < 0).any():
+    silent = (
+        theirs.owned[slice(*theirs.offsets[r : r + 2])] for r in np.flatnonzero(cache.shard < 0)
+    )
+    if lost := sum(int(owned.sum()) for owned in silent):
         raise ValueError(
-            f"the cache wasn't asked for {int((shard < 0).sum()):,} of {len(shard):,} words: pass "
+            f"the cache wasn't asked for {lost:,} of {int(theirs.word_counts.sum()):,} words: pass "
             "all rows to build_cache(rows=...)"
         )
-    place = cache.start[row] + token - theirs.offsets[row]
-    count = length if pool == "mean" else np.ones_like(length)
-    slot = word_numbers(ours)
-    anchored = slot >= 0
+
+    def places() -> Iterator[Places]:
+        row = 0
+        for first, last in sentence_ranges(ours):
+            part = theirs.part(first, last)
+            token, length = _words(part)
+            own = np.searchsorted(part.offsets, token, "right") - 1
+            count = length if pool == "mean" else np.ones_like(length)
+            start = cache.start[row + own] + token - part.offsets[own]
+            yield at_pieces(ours.part(first, last), cache.shard[row + own], start, count)
+            row += part.rows
+
     return AnchoredTeacher(
-        cache.maps,
-        cache.lookup,
-        ours,
-        np.where(anchored, shard[slot], -1).astype(np.int32),
-        np.where(anchored, place[slot], 0),
-        np.where(anchored, count[slot], 1).astype(np.int32),
-        cache.arrays,
+        cache.maps, cache.lookup, ours, **gather(places(), PLACES, folder), arrays=cache.arrays
     )
+
+
+def sentence_ranges(store: EncodedStore) -> Iterator[tuple[int, int]]:
+    """All sentences of a store, so many at once that their pieces fit into memory."""
+    count = len(store.word_counts)
+    return ((first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK))
+
+
+def at_pieces(
+    ours: EncodedStore,
+    shard: Int[np.ndarray, "W"],
+    start: Int[np.ndarray, "W"],
+    count: Int[np.ndarray, "W"],
+) -> Places:
+    """What is said of each word -> of each piece of ``ours`` that stands for one."""
+    number = word_numbers(ours)
+    stands = np.flatnonzero(number >= 0)
+    found = {"shard": np.full(len(number), -1), "place": 0 * number, "count": 1 + 0 * number}
+    for name, of_word in (("shard", shard), ("place", start), ("count", count)):
+        found[name][stands] = of_word[number[stands]]
+    return found
 
 
 def word_numbers(store: EncodedStore) -> Int[np.ndarray, "N"]:

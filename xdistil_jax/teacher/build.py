@@ -31,7 +31,7 @@ from xdistil_jax.teacher.manifest import (
     write_manifest,
 )
 from xdistil_jax.teacher.plan import Cut, claim, cut_batches, padded_widths, write_plan
-from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys, locate
+from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, distinct, keys, locate
 from xdistil_jax.trees import leaves
 from xdistil_jax.types import Params
 
@@ -105,17 +105,29 @@ def build_cache(
             _acquire(stack, folder, say)
             _prepare(folder, teacher, row_keys, rows, shapes, shard_bytes, say)
         hosts.barrier()
-        ledger = _read(folder)
-        lacking = _lacking(ledger, row_keys, rows)
-        works = _works(ledger, teacher, row_keys, lacking, shapes)
-        # All have seen the same shards before the first one is added.
-        hosts.barrier()
-        if len(lacking):
-            say(_announce(root, ledger, settings, len(lacking)))
-            teacher = replace(teacher, bases=_bases(folder, settings))
-        _fill(ledger, teacher, row_keys, works, say)
+        _compute(folder, teacher, row_keys, rows, shapes, say)
         hosts.barrier()
         return bind(_read(folder), settings, row_keys, rows)
+
+
+def _compute(
+    folder: Path,
+    teacher: Pass,
+    row_keys: Shaped[np.ndarray, "R"],
+    rows: Int[np.ndarray, "N"],
+    shapes: "Shapes",
+    say: Callable[[str], None],
+) -> None:
+    """Fill this process's planned shards. Its lists are gone before the cache is bound."""
+    ledger = _read(folder)
+    lacking = _lacking(ledger, row_keys, rows)
+    works = _works(ledger, teacher, row_keys, lacking, shapes)
+    # All have seen the same shards before the first one is added.
+    hosts.barrier()
+    if len(lacking):
+        say(_announce(folder.parent, ledger, teacher.settings, len(lacking)))
+        teacher = replace(teacher, bases=_bases(folder, teacher.settings))
+    _fill(ledger, teacher, row_keys, works, say)
 
 
 class Shapes(NamedTuple):
@@ -186,7 +198,7 @@ def _lacking(
 ) -> Int[np.ndarray, "M"]:
     """One row for each text that no shard holds, sorted by key."""
     absent = rows[locate(ledger.key, row_keys[rows]) < 0]
-    return absent[np.unique(row_keys[absent], return_index=True)[1]]
+    return absent[distinct(row_keys[absent])]
 
 
 def _prepare(
@@ -293,20 +305,26 @@ def _fill(
     works: list[Work],
     say: Callable[[str], None],
 ) -> None:
-    """Compute batch after batch; write a shard as soon as it has all of its own."""
+    """Compute batch after batch, and write each at once; a shard is there when it has all."""
+    lengths = teacher.store.lengths
+    facts: dict[int, dict[str, Any]] = {}
+    for work in works:
+        fact = facts.setdefault(work.shard, {"rows": 0, "tokens": 0})
+        fact["rows"] += len(work.rows)
+        fact["tokens"] += int(lengths[work.rows].sum())
+        if teacher.bases.identity:
+            fact["basis"] = teacher.bases.identity
+
+    def arrays(work: Work, states: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        record = np.empty(len(work.rows), ROW)
+        record["hash"] = row_keys[work.rows].view("<u8").reshape(-1, 2)
+        record["length"] = lengths[work.rows]
+        return {**states, "rows": record}
+
     timed = _timed(teacher.run(works), works, teacher.settings, say)
     for number, group in itertools.groupby(timed, lambda done: done[0].shard):
-        done = list(group)
-        rows = np.concatenate([work.rows for work, _ in done])
-        record = np.empty(len(rows), ROW)
-        record["hash"] = row_keys[rows].view("<u8").reshape(-1, 2)
-        record["length"] = teacher.store.lengths[rows]
-        arrays = {name: np.concatenate([part[name] for _, part in done]) for name in done[0][1]}
         path = ledger.folder / "shards" / f"{number:06d}" / "shard.json"
-        facts = {"rows": len(rows), "tokens": int(record["length"].sum())}
-        if teacher.bases.identity:
-            facts["basis"] = teacher.bases.identity
-        Sealed.write(path, {**arrays, "rows": record}, facts)
+        Sealed.write_parts(path, itertools.starmap(arrays, group), facts[number])
 
 
 def _timed(

@@ -15,7 +15,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,9 +23,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from xdistil_jax.data.arrays import gather
+from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.files import write_atomic
-from xdistil_jax.teacher.anchor import AnchoredTeacher, Pool, word_numbers
+from xdistil_jax.teacher.anchor import (
+    PLACES,
+    AnchoredTeacher,
+    Places,
+    Pool,
+    at_pieces,
+    sentence_ranges,
+)
 from xdistil_jax.teacher.cache import CacheLookup
 from xdistil_jax.teacher.codec import NotFiniteError, encode_bf16, encode_logits
 from xdistil_jax.teacher.manifest import CacheMismatch, hidden_name
@@ -207,34 +216,40 @@ def read_outputs(folder: str | Path) -> Outputs:
 
 
 def anchor_outputs(
-    outputs: Outputs, sentences: Sequence[Sequence[str]], ours: EncodedStore
+    outputs: Outputs,
+    sentences: Sequence[Sentence],
+    ours: EncodedStore,
+    *,
+    folder: Path | None = None,
 ) -> AnchoredTeacher:
-    """``outputs`` as the teacher of the rows of ``ours``, which encodes these sentences' words.
+    """``outputs`` as the teacher of the rows of ``ours``, which encodes these sentences.
+
+    Where the words lie is put aside in ``folder``, see ``data.arrays.gather``.
 
     Raises:
         ValueError: naming the first sentence of which the folder says nothing.
     """
-    hashes = b"".join(sentence_hash(words) for words in sentences)
+    hashes = bytearray()
+    for sentence in sentences:
+        hashes += sentence_hash(sentence.words)
     place = locate(outputs.key, keys(np.frombuffer(hashes, "<u8").reshape(-1, 2)))
     if len(absent := np.flatnonzero(place < 0)):
         raise ValueError(
             f"the outputs lack {len(absent):,} of {len(sentences):,} sentences, first "
-            f"{' '.join(sentences[absent[0]])[:60]!r}: add them, with exactly these words"
+            f"{' '.join(sentences[absent[0]].words)[:60]!r}: add them, with exactly these words"
         )
     if len(odd := np.flatnonzero(outputs.count[place] != ours.word_counts)):
         raise ValueError(f"sentence {odd[0]} has another number of words in the outputs")
-    sentence = np.repeat(np.arange(len(sentences)), ours.word_counts)
-    within = np.arange(len(sentence)) - np.repeat(ours.word_offsets[:-1], ours.word_counts)
-    number = word_numbers(ours)
-    anchored, at = number >= 0, place[sentence]
-    return AnchoredTeacher(
-        outputs.maps,
-        outputs.lookup,
-        ours,
-        np.where(anchored, outputs.part[at][number], -1).astype(np.int32),
-        np.where(anchored, (outputs.start[at] + within)[number], 0),
-        np.ones(len(number), np.int32),
-    )
+
+    def places() -> Iterator[Places]:
+        for first, last in sentence_ranges(ours):
+            part, at = ours.part(first, last), place[first:last]
+            of_word = np.repeat(at, part.word_counts)
+            within = np.arange(len(of_word)) - np.repeat(part.word_offsets[:-1], part.word_counts)
+            start = outputs.start[of_word] + within
+            yield at_pieces(part, outputs.part[of_word], start, np.ones_like(start))
+
+    return AnchoredTeacher(outputs.maps, outputs.lookup, ours, **gather(places(), PLACES, folder))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

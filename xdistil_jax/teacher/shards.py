@@ -2,17 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped, UInt
+from numpy.typing import DTypeLike
 
+from xdistil_jax.data.arrays import Column
 from xdistil_jax.files import atomic_folder, checksum
 
 ROW = np.dtype([("hash", "<u8", 2), ("length", "<i4")])
 """A row of a shard: the 128-bit hash of its token ids, and how many they are."""
+
+# There are as many keys as sentences: not all of them are copied at once.
+_BLOCK = 1 << 16
 
 
 class CacheDamaged(RuntimeError):  # noqa: N818 - read aloud: the cache is damaged
@@ -50,11 +55,25 @@ class Sealed(NamedTuple):
 
         The folder appears under its name when all of it is on disk.
         """
+        cls.write_parts(path, [arrays], facts)
+
+    @classmethod
+    def write_parts(
+        cls, path: Path, parts: Iterable[Mapping[str, np.ndarray]], facts: Mapping[str, Any]
+    ) -> None:
+        """``write`` for arrays too large for memory: their parts come one after the other."""
         with atomic_folder(path.parent) as temporary:
+            columns: dict[str, Column] = {}
+            for part in parts:
+                for name, array in part.items():
+                    if name not in columns:
+                        file = temporary / f"{name}.npy"
+                        columns[name] = Column(file, array.dtype, array.shape[1:])
+                    columns[name].append(array)
             files = {}
-            for name, array in arrays.items():
+            for name, column in columns.items():
+                column.close()
                 file = temporary / f"{name}.npy"
-                np.save(file, array, allow_pickle=False)
                 files[file.name] = {"bytes": file.stat().st_size, "blake2b": checksum(file)}
             content = {"facts": dict(facts), "files": files}
             seal = digest(content)
@@ -116,10 +135,22 @@ def locate(
     sorted_keys: Shaped[np.ndarray, "N"], wanted: Shaped[np.ndarray, "R"]
 ) -> Int[np.ndarray, "R"]:
     """Where each of ``wanted`` stands in ``sorted_keys``; -1 where it doesn't."""
-    if not len(sorted_keys):
-        return np.full(len(wanted), -1)
-    place = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
-    return np.where(sorted_keys[place] == wanted, place, -1)
+    place = np.full(len(wanted), -1)
+    for start in range(0, len(wanted) if len(sorted_keys) else 0, _BLOCK):
+        part = wanted[start : start + _BLOCK]
+        at = np.minimum(np.searchsorted(sorted_keys, part), len(sorted_keys) - 1)
+        place[start : start + _BLOCK] = np.where(sorted_keys[at] == part, at, -1)
+    return place
+
+
+def distinct(row_keys: Shaped[np.ndarray, "R"]) -> Int[np.ndarray, "D"]:
+    """Where each key stands first, in the order of the keys: ``np.unique`` with fewer copies."""
+    order = np.argsort(row_keys, kind="stable")
+    new = np.ones(len(order), bool)
+    for start in range(1, len(order), _BLOCK):
+        part = order[start - 1 : start + _BLOCK]
+        new[start : start + _BLOCK] = row_keys[part[1:]] != row_keys[part[:-1]]
+    return order[new]
 
 
 class Planned(NamedTuple):
@@ -150,15 +181,17 @@ class Ledger(NamedTuple):
             for path in _numbered(folder / "shards")
         }
         rows = [sealed.array("rows") for sealed in shards.values()]
-        starts = [np.cumsum(part["length"], dtype=np.int64) - part["length"] for part in rows]
-        numbers = [np.full(len(part), number) for number, part in zip(shards, rows, strict=True)]
-        every = np.concatenate([np.empty(0, ROW), *rows])
-        key = keys(every["hash"])
+        counts = [len(part) for part in rows]
+        # One column after the other: there are as many rows as sentences.
+        key = _filled((keys(part["hash"]) for part in rows), counts, "S16")
         order = np.argsort(key)
-        shard = np.concatenate([np.empty(0, np.int64), *numbers])[order]
-        start = np.concatenate([np.empty(0, np.int64), *starts])[order]
+        key = key[order]
+        shard = _filled(shards, counts, np.int32)[order]
+        length = _filled((part["length"] for part in rows), counts, np.int32)[order]
+        ends = (np.cumsum(part["length"], dtype=np.int64) for part in rows)
+        start = _filled(ends, counts, np.int64)[order] - length
         planned = [planned for path in _numbered(folder / "plans") for planned in _planned(path)]
-        return cls(folder, shards, planned, key[order], shard, start, every["length"][order])
+        return cls(folder, shards, planned, key, shard, start, length)
 
     @property
     def next_shard(self) -> int:
@@ -174,6 +207,17 @@ class Ledger(NamedTuple):
     def complete(self) -> bool:
         """Is every row that was ever planned in a finished shard?"""
         return all((locate(self.key, planned.keys) >= 0).all() for planned in self.planned)
+
+
+def _filled(
+    parts: Iterable[Shaped[np.ndarray, "M"] | int], counts: Sequence[int], dtype: DTypeLike
+) -> Shaped[np.ndarray, "N"]:
+    """The parts, end to end; only one of them is there at a time."""
+    array, end = np.empty(sum(counts), dtype), 0
+    for part, count in zip(parts, counts, strict=True):
+        array[end : end + count] = part
+        end += count
+    return array
 
 
 def _numbered(folder: Path) -> list[Path]:
