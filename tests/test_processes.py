@@ -143,3 +143,9 @@ def test_a_writer_that_is_killed_leaves_nothing_behind(launched, cached, tmp_pat
     code, said = launched("tests.teacher.across", 2, tmp_path / "cache")
     assert code == 0, said
     assert contents(tmp_path / "cache") == cached
+
+
+@pytest.mark.slow
+def test_a_process_that_comes_late_is_waited_for(launched):
+    code, said = launched("tests.late", 2, 35)
+    assert code == 0, said
