@@ -10,11 +10,15 @@ import jax
 
 from xdistil_jax import Experiment, Session, hosts
 from xdistil_jax.sharding import anywhere
+from xdistil_jax.terminal import end
 
 if __name__ == "__main__":
     hosts.connect()
     session = Session.start(Experiment())
     if not hosts.is_primary():
         time.sleep(float(sys.argv[1]))
-    assert int(anywhere(True, session.mesh)) == len(jax.devices())
+    try:
+        assert int(anywhere(True, session.mesh)) == len(jax.devices())
+    except Exception as error:
+        end(str(error))
     hosts.barrier()

@@ -157,4 +157,5 @@ def from_primary(tree: PyTree) -> PyTree:
     from jax.experimental import multihost_utils
 
     barrier()
-    return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
+    # Leaf by leaf: each is whole on every device for a moment, and a large teacher never.
+    return jax.tree.map(lambda leaf: multihost_utils.broadcast_one_to_all(np.asarray(leaf)), tree)
