@@ -13,6 +13,7 @@ from tests.distill.across import first_gradient
 from tests.distill.toys import STAGES, Records, make_params, make_training
 from tests.teacher.across import TEXT
 from tests.teacher.toys import build_toy, contents, make_store
+from tests.test_pod import COMPILED_SOON, write_text
 from xdistil_jax import trees
 from xdistil_jax.distill.loop import run_plan
 
@@ -25,14 +26,14 @@ def launched(tmp_path_factory):
     """Run a program in several processes of two devices each; gives (code, what was said)."""
     compiled = tmp_path_factory.mktemp("compiled")
 
-    def run(program: str, processes: int, *arguments: object) -> tuple[int, str]:
+    def run(program: str, processes: int, *arguments: object, flags: str = "") -> tuple[int, str]:
         text = (
             "import sys; from xdistil_jax.launch import launch; sys.exit(launch("
             f"[sys.executable, '-m', {program!r}, *sys.argv[1:]], {processes}, {DEVICES}, "
             "say=lambda message: print(message, file=sys.stderr)))"
         )
         environment = {
-            **os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            **os.environ, "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": str(ROOT),
         }  # fmt: skip
         done = subprocess.run(
@@ -143,3 +144,43 @@ def test_a_writer_that_is_killed_leaves_nothing_behind(launched, cached, tmp_pat
     code, said = launched("tests.teacher.across", 2, tmp_path / "cache")
     assert code == 0, said
     assert contents(tmp_path / "cache") == cached
+
+
+@pytest.mark.slow
+def test_a_process_that_comes_late_is_waited_for(launched):
+    code, said = launched("tests.late", 2, 35)
+    assert code == 0, said
+
+
+@pytest.fixture(scope="module")
+def teacher(launched, tmp_path_factory):
+    """(figures, records, what the cache says) of a teacher in so many processes, split so."""
+    root = tmp_path_factory.mktemp("teacher")
+    write_text(root / "text")
+
+    def run(processes: int, ways: int) -> tuple[dict, list[dict], dict[str, np.ndarray]]:
+        folder = root / f"split-{ways}"
+        code, said = launched(
+            "tests.split", processes, root / "text", folder, ways, flags=COMPILED_SOON
+        )
+        assert code == 0, said
+        [metrics] = folder.rglob("metrics.jsonl")
+        records = [json.loads(line) for line in metrics.read_text().splitlines()]
+        figures = json.loads((folder / "teacher.json").read_text())
+        return figures, records, arrays(folder / "stream.npz")
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_teacher_split_over_the_devices_of_all_is_the_whole_one(teacher):
+    figures, records, states = teacher(1, 0)
+    assert figures["f1"] > 10
+    # Each head in one process, and then the parts of each in two.
+    for ways in (2, 4):
+        its_figures, its_records, its_states = teacher(2, ways)
+        assert its_figures["f1"] == pytest.approx(figures["f1"], abs=0.2)
+        assert [each["step"] for each in its_records] == [each["step"] for each in records]
+        assert its_records[-1]["train/ce"] == pytest.approx(records[-1]["train/ce"], rel=1e-4)
+        for path, leaf in states.items():
+            np.testing.assert_allclose(its_states[path], leaf, rtol=1e-2, atol=2e-2, err_msg=path)

@@ -7,9 +7,12 @@ from jax.sharding import AxisType, PartitionSpec
 
 from xdistil_jax import trees
 from xdistil_jax.sharding import (
+    anywhere,
     batch_sharding,
     by_rules,
+    fetched,
     is_split,
+    is_spread,
     make_mesh,
     place_batch,
     placer,
@@ -122,6 +125,20 @@ def test_what_is_split_on_a_mesh_stays_split_there():
     assert here["host"].sharding.is_equivalent_to(replicated(mesh), 1)
     np.testing.assert_array_equal(there["split"], np.ones((4, 8)))
     assert not is_split({"host": np.arange(3.0)})
+
+
+def test_a_split_leaf_is_fetched_whole():
+    leaf = np.arange(32.0, dtype=np.float32).reshape(4, 8)
+    split = placer(make_mesh(model=2), {"head": PartitionSpec("data", "model")})("head", leaf)
+    assert not is_spread(split), "this process has all of it"
+    np.testing.assert_array_equal(fetched(split), leaf)
+    assert fetched(leaf) is leaf
+
+
+def test_a_flag_is_counted_on_every_device():
+    for ways in (1, 2, 8):
+        mesh = make_mesh(model=ways)
+        assert (int(anywhere(True, mesh)), int(anywhere(False, mesh))) == (8, 0)
 
 
 def test_rules_cover_every_parameter_exactly_once():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -28,7 +29,7 @@ from xdistil_jax.models.functional import Spec, build
 from xdistil_jax.report import bench, page
 from xdistil_jax.report.metrics import Scores, retention, score
 from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import settle
+from xdistil_jax.sharding import is_spread, settle
 from xdistil_jax.teacher.ensemble import mix_logits
 from xdistil_jax.types import EncoderOutput, Params
 
@@ -131,7 +132,9 @@ def report_run(
     readings = report.get("test_readings", 0)
     latency = report.get("latency")
     measured = session.experiment.run.latency and hosts.is_primary()
-    if latency is None and measured and "teacher" in models:
+    # One process can't time alone what lies on the devices of several.
+    whole = not any(map(is_spread, jax.tree.leaves([model.params for model in models.values()])))
+    if latency is None and measured and whole and "teacher" in models:
         with session.timed("latency"):
             latency = _latency(models["teacher"], models["student"])
 

@@ -28,7 +28,7 @@ from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import by_rules, make_mesh, placer, platform
+from xdistil_jax.sharding import by_rules, fetched, lay, make_mesh, placer, platform
 from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
@@ -113,14 +113,10 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensem
 
 def _split_over(session: Session, config: TeacherConfig) -> Mesh | None:
     """The mesh over which the teacher's parameters are split, if they are."""
-    if not config.tensor_parallel:
-        return None
-    if hosts.several():
-        raise ValueError(
-            "teacher.tensor_parallel splits a teacher over the devices of one host, and this run "
-            "has several: leave it out, or run on one host"
-        )
-    return split_mesh(tuple(session.mesh.devices.flat), config.tensor_parallel)
+    mesh = split_mesh(tuple(session.mesh.devices.flat), config.tensor_parallel)
+    if mesh is not None:
+        hosts.acquaint(mesh)
+    return mesh
 
 
 def fine_tuning(config: TeacherConfig, spec: AnySpec) -> Stage:
@@ -175,7 +171,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
                     labelled=np.arange(train.rows), budget=config.token_budget, seed=config.seed,
                     split_over=split_over,
                 ).params  # fmt: skip
-        host = jax.tree.map(np.asarray, params)
+        host = jax.tree.map(_kept_by_primary, params)
         hosts.once(lambda: tokenizer.save(folder / "model", longest=spec.longest))
         hosts.once(lambda: save_encoder(folder / "model", spec, host, own))
     spec, params = _load(session, config, folder / "model", corpus.tagset, split_over)
@@ -185,6 +181,12 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
         spec, params, tokenizer, corpus.tagset, length, identity, folder, layer_name(config, spec),
         config.codec, split_over,
     )  # fmt: skip
+
+
+def _kept_by_primary(leaf: Array | np.ndarray) -> np.ndarray | None:
+    """A leaf on the host of the one process that writes it; the others help to gather it."""
+    whole = fetched(leaf)
+    return whole if hosts.is_primary() else None
 
 
 def _load(
@@ -199,7 +201,7 @@ def _load(
     else:
         spec, params, own = load_encoder(folder, stacked=stacked)
         shardings = by_rules(params, partition.rules(spec, split_over), split_over)
-        params = jax.device_put(params, shardings)
+        params = lay(params, shardings)
     if own != tagset.tags:
         mapped = LabelMap.of(own or (), tagset, _renamed(config))
         spec = replace(spec, columns=mapped.columns)

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree
 
 # Text is encoded by one process while the others wait.
 _PATIENCE_MS = 24 * 3600 * 1000
@@ -89,6 +90,27 @@ def barrier() -> None:
         wait(key=f"xdistil-{next(_barriers)}", timeout_ms=_PATIENCE_MS)
 
 
+def acquaint(mesh: Mesh) -> None:
+    """Connect the devices of ``mesh`` across processes, along each axis and along all of them.
+
+    On CPUs the first collective of a group of devices does so, and gives up where a process comes
+    30 seconds after another, because it compiles longer, say. Later ones wait for half an hour.
+    """
+    if not several():
+        return
+    names = mesh.axis_names
+    spec = PartitionSpec(names)
+
+    def totals(ones: Float[Array, "1"]) -> list[Float[Array, "1"]]:
+        return [jax.lax.psum(ones, axes) for axes in (*names, names)]
+
+    one = np.ones(1, np.float32)
+    ones = jax.make_array_from_callback((mesh.size,), NamedSharding(mesh, spec), lambda index: one)
+    met = jax.jit(jax.shard_map(totals, mesh=mesh, in_specs=spec, out_specs=spec))
+    barrier()
+    jax.block_until_ready(met(ones))
+
+
 @contextmanager
 def primary_first() -> Iterator[None]:
     """The block runs in the primary process, and then, finding what that has made, in the others.
@@ -135,4 +157,5 @@ def from_primary(tree: PyTree) -> PyTree:
     from jax.experimental import multihost_utils
 
     barrier()
-    return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
+    # Leaf by leaf: each is whole on every device for a moment, and a large teacher never.
+    return jax.tree.map(lambda leaf: multihost_utils.broadcast_one_to_all(np.asarray(leaf)), tree)

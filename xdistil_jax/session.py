@@ -108,9 +108,11 @@ class Session:
         precision: str = experiment.run.precision
         if precision == "auto":
             precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        mesh = make_mesh()
+        hosts.acquaint(mesh)
         return cls(
             experiment,
-            make_mesh(),
+            mesh,
             precision,
             say,
             stop or StopFlag(),

@@ -3,6 +3,7 @@
 A mesh is always there, with the axes ``data`` and ``model``; on a laptop it has one device.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -134,9 +135,10 @@ def own_rows(mesh: Mesh, rows: int) -> Int[np.ndarray, "b"]:
 
 
 def anywhere(flag: bool, mesh: Mesh) -> Array:
-    """How many devices of ``data`` belong to processes that raise ``flag``; not waited for."""
-    flags = np.full(len(own_rows(mesh, mesh.shape["data"])), flag, np.int32)
-    return _total(mesh)(place_batch(flags, mesh))
+    """How many devices belong to processes that raise ``flag``; not waited for."""
+    each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    mine = np.full(1, flag, np.int32)
+    return _total(mesh)(jax.make_array_from_callback((mesh.size,), each, lambda index: mine))
 
 
 @lru_cache(maxsize=8)
@@ -144,21 +146,48 @@ def _total(mesh: Mesh) -> Callable[[Array], Array]:
     return jax.jit(jnp.sum, out_shardings=replicated(mesh))
 
 
+def is_spread(leaf: Any) -> bool:
+    """Is it an array of which no process has all?"""
+    if not isinstance(leaf, jax.Array):
+        return False
+    return not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def fetched(leaf: Any) -> np.ndarray:
+    """All of a leaf on the host, however it is split: every process calls this.
+
+    While it is fetched, a leaf that is spread over processes is whole on each device.
+    """
+    return np.asarray(_whole(leaf.sharding.mesh)(leaf) if is_spread(leaf) else leaf)
+
+
+@lru_cache(maxsize=8)
+def _whole(mesh: Mesh) -> Callable[[Array], Array]:
+    return jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh))
+
+
 def own_mesh(mesh: Mesh) -> Mesh:
     """The part of ``mesh`` that belongs to this process: a mesh of its own."""
     if batch_sharding(mesh).is_fully_addressable:
         return mesh
     mine = [each for each in mesh.devices.flat if each.process_index == jax.process_index()]
-    return make_mesh(mine, model=mesh.shape["model"])
+    return make_mesh(mine, model=math.gcd(mesh.shape["model"], len(mine)))
 
 
 def own_copy(tree: PyTree, mesh: Mesh) -> PyTree:
-    """``settle``, and of what lies whole on the devices of all processes the part on ``mesh``."""
+    """``settle``, and of what lies on the devices of all processes a copy on ``mesh``.
+
+    What is split over all of them is split likewise there. Every process calls this.
+    """
     sharding = replicated(mesh)
 
     def own(leaf: Any) -> Array:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return settle(leaf, mesh)
+        if is_spread(leaf):
+            copy = _place(fetched(leaf), NamedSharding(mesh, leaf.sharding.spec))
+            # One leaf after the other is whole on the devices.
+            return jax.block_until_ready(copy)
         parts = [shard.data for shard in leaf.addressable_shards]
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
 

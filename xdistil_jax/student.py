@@ -27,6 +27,7 @@ from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.embeddings import join_embedding, start_embedding
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
+from xdistil_jax.sharding import fetched
 from xdistil_jax.teacher.anchor import anchor
 from xdistil_jax.teacher.build import build_cache
 from xdistil_jax.teacher.ensemble import LAYER, combine
@@ -207,7 +208,7 @@ def _start_table(
     teacher = _lead(teacher)
     if isinstance(teacher, Given) or session.experiment.student.embedding == "random":
         return None
-    table = np.asarray(teacher.params["embed"]["table"])
+    table = fetched(teacher.params["embed"]["table"])
     if text.kept is not None:
         return table[text.kept]
     key = jax.random.key(session.experiment.run.seed)

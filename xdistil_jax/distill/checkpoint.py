@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 
 from xdistil_jax import trees
 from xdistil_jax.distill.step import TrainState, merged
+from xdistil_jax.sharding import fetched
 from xdistil_jax.types import Params
 
 
@@ -146,5 +147,5 @@ def _digest(arrays: Mapping[str, PyTree]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for path, leaf in trees.leaves(arrays):
         found.update(path.encode())
-        found.update(np.ascontiguousarray(leaf))
+        found.update(np.ascontiguousarray(fetched(leaf)))
     return found.hexdigest()

@@ -14,6 +14,7 @@ import safetensors.numpy
 from jaxtyping import Shaped
 
 from xdistil_jax.files import write_atomic
+from xdistil_jax.sharding import fetched
 from xdistil_jax.trees import leaves
 
 _INDEX = "model.safetensors.index.json"
@@ -32,7 +33,7 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     """blake2b over sorted paths, shapes, dtypes and bytes: 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
     for path, leaf in leaves(params):
-        array = np.asarray(leaf, order="C")
+        array = np.asarray(fetched(leaf), order="C")
         digest.update(f"{path}\0{array.dtype.name}\0{array.shape}\0".encode())
         digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()
