@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from xdistil_jax import files, hosts
+from xdistil_jax import files, hosts, storage
 from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.tokenizer import (
     WITHIN_WORD,
@@ -157,7 +157,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     key = jax.random.key(config.seed)
     tags = corpus.tagset.tags
     split_over = _split_over(session, config)
-    if not hosts.primarys((folder / "model" / "config.json").is_file()):
+    if not session.find(folder, "model"):
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
         if config.fine_tune:
@@ -170,8 +170,8 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
                     split_over=split_over,
                 ).params  # fmt: skip
         host = jax.tree.map(np.asarray, params)
-        hosts.once(lambda: tokenizer.save(folder / "model"))
-        hosts.once(lambda: save_encoder(folder / "model", spec, host, own))
+        hosts.once(lambda: _save(folder / "model", tokenizer, spec, host, own))
+        storage.settle(folder / "model")
     spec, params = _load(session, config, folder / "model", corpus.tagset, split_over)
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
@@ -179,6 +179,14 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
         spec, params, tokenizer, corpus.tagset, length, identity, folder, layer_name(config, spec),
         config.codec, split_over,
     )  # fmt: skip
+
+
+def _save(
+    folder: Path, tokenizer: Tokenizer, spec: AnySpec, params: Params, tags: Sequence[str]
+) -> None:
+    with files.atomic_folder(folder) as temporary:
+        tokenizer.save(temporary)
+        save_encoder(temporary, spec, params, tags)
 
 
 def _load(

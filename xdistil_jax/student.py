@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from xdistil_jax import files, hosts, trees
+from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.encode import EncodedStore, piece_counts
 from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
@@ -150,7 +150,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
-    if not hosts.primarys((folder / "student").is_dir()):
+    if not session.find(folder, "student"):
         if can_tag(teacher) and is_taught(stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
@@ -162,6 +162,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
             decoding=experiment.run.decoding,
         )  # fmt: skip
         hosts.once(save)
+        storage.settle(folder / "student")
     bundle = load_bundle(folder / "student")
     return folder, Trained(
         BiLSTMSpec(**bundle.sizes), trees.unflatten(bundle.weights), text.tokenizer,

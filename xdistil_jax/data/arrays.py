@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from xdistil_jax import files
+from xdistil_jax import files, storage
 
 _MANIFEST = "manifest.json"
 
@@ -78,7 +78,7 @@ def load_arrays(
 
 def _damage(file: Path, reason: str) -> StoreError:
     return StoreError(
-        f"{file} is damaged: {reason}. Delete the folder {file.parent} to have it built again"
+        f"{file} is damaged: {reason}. Delete {storage.places(file.parent)} to have it built again"
     )
 
 
