@@ -1,5 +1,6 @@
 """The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +158,8 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     key = jax.random.key(config.seed)
     tags = corpus.tagset.tags
     split_over = _split_over(session, config)
-    if not session.find(folder, "model"):
+    session.look_up(folder, "model")
+    if not hosts.primarys((folder / "model" / "config.json").is_file()):
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
         if config.fine_tune:
@@ -184,6 +186,9 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
 def _save(
     folder: Path, tokenizer: Tokenizer, spec: AnySpec, params: Params, tags: Sequence[str]
 ) -> None:
+    if not (folder / "config.json").exists():
+        # Half of it, by an earlier version that was killed.
+        shutil.rmtree(folder, ignore_errors=True)
     with files.atomic_folder(folder) as temporary:
         tokenizer.save(temporary)
         save_encoder(temporary, spec, params, tags)

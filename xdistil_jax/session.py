@@ -140,13 +140,12 @@ class Session:
                 f"would now give {folder}. Run the experiment anew, or put the data back"
             )
 
-    def find(self, folder: Path, part: str) -> bool:
-        """Is the finished ``folder / part`` there? Brings ``folder`` up to date with its bucket."""
-        if hosts.is_primary():
-            storage.refresh(folder)
+    def look_up(self, folder: Path, part: str) -> None:
+        """Bring the files of ``folder`` and its finished ``part`` up to date with their bucket."""
         with hosts.primary_first():
+            if hosts.is_primary():
+                storage.refresh(folder)
             storage.settle(folder / part)
-        return hosts.primarys((folder / part).is_dir())
 
     def encode(
         self,

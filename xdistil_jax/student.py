@@ -150,7 +150,8 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
-    if not session.find(folder, "student"):
+    session.look_up(folder, "student")
+    if not hosts.primarys((folder / "student").is_dir()):
         if can_tag(teacher) and is_taught(stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
