@@ -2,12 +2,13 @@
 
     python experiments/storage_reads.py [--rows 4000] [--seconds 3] [--remote-rows 100]
 
-States of width 768 in bf16 and 11 logits of random rows, 20 pieces on average, in the cache's own
+States of width 768 in bf16 and 11 logits of random rows, 21 pieces on average, in the cache's own
 shards: through its memory maps (as the step's feeder reads them, and row by row), the same rows by
 fsspec from the local disk and from emulators of GCS and S3 on loopback, and by TensorStore from
-the local disk. The student is ``tiny`` on 8,000 pieces, stage repr + logit, on
-batches that lie ready. Warm page cache; one process. Needs xdistil_jax[emulators]. Figures:
-README.md.
+the local disk. The student is ``tiny`` on 8,000 pieces, stage repr + logit, on batches that lie
+ready. Warm page cache; one process. Beside rows a second stand those of a second of one core
+("alone"), which other work on the machine doesn't change; the student gets all cores there. Needs
+xdistil_jax[emulators]. Figures: README.md.
 """
 
 import logging
@@ -17,7 +18,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +46,7 @@ from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys
 
 VOCABULARY, WIDTH, CLASSES, LONGEST = 8_000, 768, 11, 40
 LAYER = "layer_7"
+BATCH = 100
 SETTINGS = CacheSettings("random", "random", (LAYER,), LONGEST)
 
 
@@ -53,6 +57,13 @@ class Arguments:
     rows: int = 4_000
     seconds: float = 3.0
     remote_rows: int = 100
+
+
+class Rate(NamedTuple):
+    """Rows a second, and a second of one core."""
+
+    wall: float
+    core: float
 
 
 def make_rows(count: int) -> EncodedStore:
@@ -78,15 +89,20 @@ def fill(folder: Path, store: EncodedStore, shards: int) -> TeacherCache:
     return bind(Ledger.read(folder), SETTINGS, keys(hashes), np.arange(store.rows))
 
 
-def rate(read: Callable[[Int[np.ndarray, "N"]], object], draws: Iterator, seconds: float) -> float:
-    """Rows a second of ``read``, once warm."""
-    read(next(draws))
-    count, start = 0, time.perf_counter()
+def rate(work: Callable[[], int], seconds: float) -> Rate:
+    """Of ``work``, which says how many rows it was; once warm."""
+    work()
+    rows, start, core = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
-        rows = next(draws)
-        read(rows)
-        count += len(rows)
-    return count / (time.perf_counter() - start)
+        rows += work()
+    return Rate(rows / (time.perf_counter() - start), rows / (time.process_time() - core))
+
+
+def read_some(read: Callable[[Int[np.ndarray, "N"]], object], some: Iterator) -> int:
+    """Read the next rows; gives their number."""
+    rows = next(some)
+    read(rows)
+    return len(rows)
 
 
 def draws(rows: int, size: int) -> Iterator[Int[np.ndarray, "N"]]:
@@ -96,8 +112,8 @@ def draws(rows: int, size: int) -> Iterator[Int[np.ndarray, "N"]]:
         yield random.integers(0, rows, size)
 
 
-def student_rate(store: EncodedStore, cache: TeacherCache, seconds: float) -> float:
-    """Rows a second that the train step of the tiny student takes on this machine."""
+def student_rate(store: EncodedStore, cache: TeacherCache, seconds: float) -> Rate:
+    """Rows that the train step of the tiny student takes on this machine."""
     sizes = STUDENTS["tiny"]
     spec = BiLSTMSpec(
         VOCABULARY, sizes.embed, sizes.hidden, WIDTH, CLASSES, "linear", "projection", LAYER
@@ -117,12 +133,14 @@ def student_rate(store: EncodedStore, cache: TeacherCache, seconds: float) -> fl
     call = next(sampler.calls(0, 4))
     feed, _ = feeder.feed(call, sampler.role(call.bucket))
     step, arrays = train_call(model, stage.program), replicate(cache.arrays, mesh)
-    state, _ = jax.block_until_ready(step(state, arrays, feed, h))
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    rows = int((call.rows >= 0).sum())
+
+    def work() -> int:
+        nonlocal state
         state, _ = jax.block_until_ready(step(state, arrays, feed, h))
-        count += int((call.rows >= 0).sum())
-    return count / (time.perf_counter() - start)
+        return rows
+
+    return rate(work, seconds)
 
 
 def mapped(cache: TeacherCache) -> Callable[[Int[np.ndarray, "N"]], object]:
@@ -192,7 +210,7 @@ def by_tensorstore(cache: TeacherCache, folder: Path) -> Callable[[Int[np.ndarra
     return read
 
 
-def through_emulators(given: Arguments, cache: TeacherCache, show: Callable) -> None:
+def through_emulators(given: Arguments, cache: TeacherCache) -> None:
     """``remote_rows``, once through each emulator."""
     import fsspec
 
@@ -206,7 +224,8 @@ def through_emulators(given: Arguments, cache: TeacherCache, show: Callable) -> 
             read, rows = by_fsspec(cache, f"{scheme}://there"), given.remote_rows
             start = time.perf_counter()
             read(next(draws(given.rows, rows)))
-            show(f"fsspec, {scheme}:// emulated", rows / (time.perf_counter() - start))
+            found = rows / (time.perf_counter() - start)
+            print(f"{f'fsspec, {scheme}:// emulated':34} {found:10,.0f} rows/s")
 
 
 def main(given: Arguments) -> None:
@@ -217,10 +236,14 @@ def main(given: Arguments) -> None:
         size = sum(path.stat().st_size for path in cache.folder.rglob("*.npy"))
         print(f"{given.rows:,} rows, {size / 1e6:.0f} MB, {store.lengths.mean():.1f} pieces a row")
         eaten = student_rate(store, cache, given.seconds)
-        print(f"{'the student eats':34} {eaten:10,.0f} rows/s")
+        cores = len(os.sched_getaffinity(0))
+        print(
+            f"{'the student eats':34} {eaten.wall:10,.0f} rows/s {eaten.core * cores:10,.0f} alone"
+        )
 
-        def show(name: str, found: float) -> None:
-            print(f"{name:34} {found:10,.0f} rows/s {found / eaten:8.2f}", flush=True)
+        def show(name: str, found: Rate) -> None:
+            times = found.core / (eaten.core * cores)
+            print(f"{name:34} {found.wall:10,.0f} rows/s {found.core:10,.0f} alone {times:8.1f}")
 
         local = {
             "memory maps, the cache's stream()": lambda rows: cache.stream(rows, LONGEST),
@@ -229,8 +252,9 @@ def main(given: Arguments) -> None:
             "TensorStore, local": by_tensorstore(cache, Path(folder, "zarr")),
         }
         for name, read in local.items():
-            show(name, rate(read, draws(given.rows, 100), given.seconds))
-        through_emulators(given, cache, show)
+            rows = draws(given.rows, BATCH)
+            show(name, rate(partial(read_some, read, rows), given.seconds))
+        through_emulators(given, cache)
 
 
 if __name__ == "__main__":
