@@ -14,6 +14,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Design.md, section 2: a room may import from lower numbers. Equal numbers are neighbours that
 # don't know each other.
 RANKS = {
+    "bucket": -2,
+    "storage": -1,
     **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation"), 0),
     **dict.fromkeys(("launch", "chips"), 0),
     **dict.fromkeys(("trees", "scoring"), 1),
@@ -38,6 +40,7 @@ HOMES = {
     "datasets": ("data/tables.py",),
     "faker": ("data/synthetic.py",),
     "flax": ("models/",),
+    "fsspec": ("bucket.py",),
     "huggingface_hub": ("models/checkpoints.py",),
     "ml_dtypes": ("teacher/codec.py",),
     "optax": ("distill/",),
@@ -53,12 +56,13 @@ HOMES = {
 }
 WITHOUT_JAX = (
     *("labels.py", "text.py", "files.py", "lazy.py", "data/", "deploy/"),
+    *("bucket.py", "storage.py"),
     # So that `xdistil plan` touches no device.
     *("experiment.py", "estimate.py", "chips.py", "distill/stages.py", "distill/strategies.py"),
 )
 TRAIN_ONLY = (
     *("jax", "jaxlib", "flax", "optax", "orbax", "transformers", "datasets", "seqeval", "tyro"),
-    *("tqdm", "tensorboardX", "faker", "babel", "torch"),
+    *("tqdm", "tensorboardX", "faker", "babel", "torch", "fsspec", "gcsfs", "s3fs"),
 )
 BASE_NAMES = ("Sentence", "TagSet", "Tagger", "DataSpec", "load_corpus", "Experiment", "plan")
 

@@ -1,7 +1,7 @@
 """A Cloud TPU from your laptop: create, sync, run on all workers, tail, resume, delete.
 
     python tpu/launch.py resume --zone us-west4-a --spot --bucket BUCKET --delete-at-end \\
-        'xdistil run experiments/wikiann.py d4.2 --run.out ~/bucket/runs'
+        'xdistil run experiments/wikiann.py d4.2 --run.out gs://BUCKET/runs'
 
 Needs Python and gcloud, nothing else. Every command is printed before it runs; with --dry-run
 nothing runs. What the errors of gcloud mean: tpu/README.md.

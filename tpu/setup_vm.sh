@@ -8,7 +8,7 @@ export PATH=$HOME/.local/bin:$PATH
 # The images have Python 3.10, we need 3.11 or later. uv brings its own and needs no apt, which a fresh VM keeps locked.
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 [[ -x .venv/bin/python ]] || uv venv --python "${PYTHON:-3.12}" .venv
-uv pip install --quiet --python .venv/bin/python --editable ".[${EXTRAS:-tpu}]"
+uv pip install --quiet --python .venv/bin/python --editable ".[${EXTRAS:-tpu,gcs}]"
 
 if [[ -n ${BUCKET:-} ]] && ! mountpoint --quiet "$HOME/bucket"; then
   if ! command -v gcsfuse >/dev/null; then

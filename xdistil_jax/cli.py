@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from xdistil_jax import storage
 from xdistil_jax.lazy import TRAIN
 from xdistil_jax.planning import load_experiment, plan_options, plan_texts
+from xdistil_jax.storage import shown
 from xdistil_jax.terminal import audience, end, say, several, signals
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     split = "test" if evaluate_test else "dev"
     rows = compose_rows(result.report["figures"][split], result.report.get("latency"))
     print(page.table(rows))
-    print(f"{split} figures. Report: {result.folder / 'report.md'}")
+    print(f"{split} figures. Report: {shown(result.folder / 'report.md')}")
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ def _quickstart(arguments: list[str]) -> None:
         return
     print(found.table)
     print(CAVEAT)
-    print(f"Report: {found.page}")
-    print(f"Run folder: {found.folders[-1]}")
+    print(f"Report: {shown(found.page)}")
+    print(f"Run folder: {shown(found.folders[-1])}")
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def _eval(arguments: list[str]) -> None:
     result = run_again(folder, evaluate_test=given.split == "test", say=say)
     rows = compose_rows(result.report["figures"][given.split], result.report.get("latency"))
     print(page.table(rows))
-    print(f"{given.split} figures. Report: {result.folder / 'report.md'}")
+    print(f"{given.split} figures. Report: {shown(result.folder / 'report.md')}")
 
 
 def _tag(arguments: list[str]) -> None:
@@ -289,7 +291,7 @@ def _cache(arguments: list[str]) -> None:
     root = Path("runs")
     if "--out" in arguments[:-1]:
         at = arguments.index("--out")
-        root = Path(arguments[at + 1])
+        root = storage.start(arguments[at + 1], writes="rm" in arguments)
         arguments = arguments[:at] + arguments[at + 2 :]
     if arguments == ["ls"]:
         for info in list_caches(root / "cache"):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from xdistil_jax import files, hosts
+from xdistil_jax import files, hosts, storage
 from xdistil_jax.data.batches import Buckets, choose_widths
 from xdistil_jax.data.corpus import Corpus, ReadLog, Sentence, load_test
 from xdistil_jax.data.encode import EncodedStore
@@ -191,7 +191,9 @@ def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble)
             f"{session.experiment.folder()}/teacher-*), its tags and its tokenizer; "
             "--teacher.min-f1 changes the limit"
         )
-    for path in sorted(session.experiment.folder().glob("D0-S-*/report.json")):
+    folder = session.experiment.folder()
+    storage.fetch_files([folder / name / "report.json" for name in storage.names(folder)])
+    for path in sorted(folder.glob("D0-S-*/report.json")):
         dev = read_report(path.parent).get("figures", {}).get("dev", {})
         if dev.get("sentences") != figures["sentences"]:
             continue
@@ -244,8 +246,9 @@ def _kept_scores(
     """A model's scores, kept in its folder: runs that share a teacher score it once."""
     mark = hashlib.blake2b(np.packbits(fresh).tobytes(), digest_size=4).hexdigest()
     path = None if model.folder is None else model.folder / f"scores-{identity}-{mark}.json"
-    if path is not None and hosts.primarys(path.is_file()):
-        return json.loads(path.read_text(encoding="utf-8"))
+    known = path.read_text(encoding="utf-8") if path is not None and path.is_file() else "null"
+    if (kept := json.loads(hosts.primarys(known))) is not None:
+        return kept
     scores, rest = evaluate(session, model, sentences, fresh=fresh)
     found = {
         "scores": scores.to_json(),

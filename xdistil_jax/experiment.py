@@ -13,6 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from xdistil_jax import storage
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule
 from xdistil_jax.distill.strategies import Recipe, Tuning, plan
@@ -133,6 +134,7 @@ class RunConfig:
 
     Each batch takes as many rows from each of ``shards`` logical shards, so any number of devices
     that divides it sees the same batches: set it to the largest number that you will ever use.
+    ``out`` is a folder, or ``gs://bucket/prefix`` or ``s3://…`` (see ``storage``).
     ``placement``: text and teacher cache stay on the devices, ``resident``, or are ``streamed``
     there from the host; ``auto`` takes the first where they fill at most half of an accelerator's
     memory. The batches are the same. ``decoding`` is how teacher and student turn logits into tags:
@@ -181,8 +183,8 @@ class Experiment:
         return plan(self.strategy, ("head", "projection", "bilstm", "embed"), self.tuning)
 
     def folder(self) -> Path:
-        """Where runs of this experiment lie."""
-        return Path(self.run.out) / self.name
+        """Where runs of this experiment lie on this machine."""
+        return storage.local(self.run.out) / self.name
 
 
 # What says where or how to work, and changes no number of the result.

@@ -1,4 +1,7 @@
-"""Files and folders that appear whole or not at all, and checksums. Standard library only."""
+"""Files and folders that appear whole or not at all, and checksums.
+
+Whatever is written here below the mirror of a bucket is uploaded at once (see ``storage``).
+"""
 
 import errno
 import hashlib
@@ -8,6 +11,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from xdistil_jax import storage
 
 
 def _temporary(final: Path) -> Path:
@@ -38,6 +43,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+    storage.push(path)
 
 
 def replace_folder(temporary: str | Path, final: str | Path) -> bool:
@@ -57,6 +63,7 @@ def replace_folder(temporary: str | Path, final: str | Path) -> bool:
         shutil.rmtree(temporary)
         return False
     _sync(final.parent)
+    storage.push(final)
     return True
 
 

@@ -1,5 +1,6 @@
 """The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from xdistil_jax import files, hosts
+from xdistil_jax import files, hosts, storage
 from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import (
@@ -159,6 +160,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     key = jax.random.key(config.seed)
     tags = corpus.tagset.tags
     split_over = _split_over(session, config)
+    session.look_up(folder, "model")
     if not hosts.primarys((folder / "model" / "config.json").is_file()):
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
@@ -172,8 +174,8 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
                     split_over=split_over,
                 ).params  # fmt: skip
         host = jax.tree.map(_kept_by_primary, params)
-        hosts.once(lambda: tokenizer.save(folder / "model", longest=spec.longest))
-        hosts.once(lambda: save_encoder(folder / "model", spec, host, own))
+        hosts.once(lambda: _save(folder / "model", tokenizer, spec, host, own))
+        storage.settle(folder / "model")
     spec, params = _load(session, config, folder / "model", corpus.tagset, split_over)
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
@@ -187,6 +189,17 @@ def _kept_by_primary(leaf: Array | np.ndarray) -> np.ndarray | None:
     """A leaf on the host of the one process that writes it; the others help to gather it."""
     whole = fetched(leaf)
     return whole if hosts.is_primary() else None
+
+
+def _save(
+    folder: Path, tokenizer: Tokenizer, spec: AnySpec, params: Params, tags: Sequence[str]
+) -> None:
+    if not (folder / "config.json").exists():
+        # Half of it, by an earlier version that was killed.
+        shutil.rmtree(folder, ignore_errors=True)
+    with files.atomic_folder(folder) as temporary:
+        tokenizer.save(temporary, longest=spec.longest)
+        save_encoder(temporary, spec, params, tags)
 
 
 def _load(

@@ -1,6 +1,7 @@
 """Several processes as one run: joining them, and what only one of them may do or decide.
 
-The run folder lies where all of them see it. With one process everything here does nothing.
+The run folder lies where all of them see it, or in a bucket. With one process everything here
+does nothing.
 """
 
 import importlib.util

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from xdistil_jax import storage
 from xdistil_jax.compilation import persistent_cache
 from xdistil_jax.data.corpus import check_test, load_corpus
 from xdistil_jax.distill.loop import StopFlag, Writer
@@ -34,7 +35,7 @@ def run(
         distill.loop.InterruptedRunError: when ``stop`` was raised; the same call goes on.
         data.corpus.CorpusError, models.checkpoints.CheckpointError: for input that can't be used.
     """
-    with persistent_cache(Path(experiment.run.out) / "jax-cache") as compilations:
+    with persistent_cache(storage.local(experiment.run.out) / "jax-cache") as compilations:
         session = Session.start(experiment, say=say, progress=progress, stop=stop, only=only)
         with session.timed("text"):
             corpus = load_corpus(experiment.data, session.encoded)
@@ -58,12 +59,14 @@ def run_again(
     """The result of a finished run folder, with the test figures added if they are asked for.
 
     Raises:
+        StorageError: if it is in a bucket that can't be used.
         ValueError: if the folder is no finished run, or its data or settings have changed since.
     """
-    folder = Path(folder).resolve()
+    folder = storage.find_run(folder, writes=True).resolve()
     path = folder / "config.json"
     if not path.is_file() or not (folder / "student").is_dir():
-        raise ValueError(f"{folder} is no finished run: it has no config.json or no student")
+        where = storage.shown(folder)
+        raise ValueError(f"{where} is no finished run: it has no config.json or no student")
     experiment = restore(json.loads(path.read_text(encoding="utf-8")))
     run_config = replace(experiment.run, out=str(folder.parents[1]))
     experiment = replace(experiment, name=folder.parent.name, run=run_config)

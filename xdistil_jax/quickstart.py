@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xdistil_jax import files, hosts
+from xdistil_jax import files, hosts, storage
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.distill.stages import Schedule, StopRule
@@ -82,7 +82,7 @@ def quickstart(
         rows += [teacher] * (not rows) + [student._replace(name=name)]
         folders.append(result.folder)
         reports.append(result.report)
-    path = Path(out) / "quickstart" / "report.md"
+    path = storage.local(out) / "quickstart" / "report.md"
     joint = page.compose(
         rows,
         title="Quickstart: 41 languages, synthetic text",

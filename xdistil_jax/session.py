@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from xdistil_jax import hosts
+from xdistil_jax import hosts, storage
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.tokenizer import Tokenizer
@@ -104,7 +104,17 @@ class Session:
         stop: StopFlag | None = None,
         only: str | Path | None = None,
     ) -> "Session":
-        """A session on all devices; bf16 compute on accelerators unless told otherwise."""
+        """A session on all devices; bf16 compute on accelerators unless told otherwise.
+
+        A run folder in a bucket is exchanged for its mirror.
+
+        Raises:
+            StorageError: if that bucket can't be used.
+        """
+        if storage.is_url(out := experiment.run.out):
+            run_ = replace(experiment.run, out=str(storage.start(out, writes=True)))
+            experiment = replace(experiment, run=run_)
+            say(f"{out}: worked on in {run_.out}")
         precision: str = experiment.run.precision
         if precision == "auto":
             precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -131,6 +141,13 @@ class Session:
                 f"{self.only} can't be found again: its data or settings have changed since, and "
                 f"would now give {folder}. Run the experiment anew, or put the data back"
             )
+
+    def look_up(self, folder: Path, part: str) -> None:
+        """Bring the files of ``folder`` and its finished ``part`` up to date with their bucket."""
+        with hosts.primary_first():
+            if hosts.is_primary():
+                storage.refresh(folder)
+            storage.settle(folder / part)
 
     def encode(
         self,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from xdistil_jax import files, hosts, trees
+from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
 from xdistil_jax.data.spool import join
@@ -154,6 +154,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
+    session.look_up(folder, "student")
     if not hosts.primarys((folder / "student").is_dir()):
         if can_tag(teacher) and is_taught(stages):
             check_teacher(session, corpus, teacher)
@@ -166,6 +167,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
             decoding=experiment.run.decoding,
         )  # fmt: skip
         hosts.once(save)
+        storage.settle(folder / "student")
     bundle = load_bundle(folder / "student")
     return folder, Trained(
         BiLSTMSpec(**bundle.sizes), trees.unflatten(bundle.weights), text.tokenizer,

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xdistil_jax import files
+from xdistil_jax import files, storage
 
 _MANIFEST = "manifest.json"
 
@@ -125,7 +125,7 @@ def _mapped(file: IO[bytes], dtype: type) -> np.ndarray:
 
 def _damage(file: Path, reason: str) -> StoreError:
     return StoreError(
-        f"{file} is damaged: {reason}. Delete the folder {file.parent} to have it built again"
+        f"{file} is damaged: {reason}. Delete {storage.places(file.parent)} to have it built again"
     )
 
 

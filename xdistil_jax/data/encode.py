@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64, Shaped, UInt64
 
-from xdistil_jax import files
+from xdistil_jax import files, storage
 from xdistil_jax.data.arrays import ArrayFolder, digest, gather, load_arrays
 from xdistil_jax.data.arrays import StoreError as StoreError
 from xdistil_jax.data.corpus import Sentence
@@ -173,6 +173,7 @@ def encode(
         "overlap": overlap,
     }
     final = Path(folder) / digest(source)
+    storage.settle(final)
     if not final.exists():
         with files.atomic_folder(final) as temporary:
             _write(temporary, sentences, tokenizer, tagset, source)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from xdistil_jax import files
+from xdistil_jax import files, storage
 from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
 from xdistil_jax.labels import Decoding, TagSet
 
@@ -120,6 +120,6 @@ def _checksum(config: Mapping[str, Any]) -> str:
 
 def _damaged(path: Path, how: str) -> BundleError:
     return BundleError(
-        f"{path} is damaged: {how}. Copy the student again, or delete {path.parent} and repeat "
-        "the run"
+        f"{path} is damaged: {how}. Copy the student again, or delete "
+        f"{storage.places(path.parent)} and repeat the run"
     )

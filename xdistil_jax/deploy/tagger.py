@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from xdistil_jax import storage
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode_in_memory, stitch
 from xdistil_jax.deploy.bundle import Bundle, BundleError, load_bundle
@@ -35,12 +36,13 @@ class Tagger:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tagger":
-        """Read a student's folder, or the run folder that contains it.
+        """Read a student's folder, or the run folder that contains it, on disk or in a bucket.
 
         Raises:
             BundleError: if the folder holds no whole student.
+            StorageError: if the bucket can't be read.
         """
-        folder = Path(folder)
+        folder = storage.find_run(folder, writes=False)
         inner = folder / "student"
         return cls(load_bundle(inner if inner.is_dir() else folder))
 

@@ -3,11 +3,12 @@
 A position in the data is (seed, stage, step), so nothing else need be saved to go on.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from xdistil_jax import trees
+from xdistil_jax import hosts, storage, trees
 from xdistil_jax.distill.step import TrainState, merged
 from xdistil_jax.sharding import fetched
 from xdistil_jax.types import Params
@@ -37,15 +38,31 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The last two checkpoints of a run. ``every`` seconds pass between saves that aren't due.
 
-    Saving is a no-op when ``folder`` is None.
+    Saving is a no-op when ``folder`` is None. Where that lies in the mirror of a bucket, the newest
+    one that is finished is uploaded with each save, after the ``logs`` (files and folders).
     """
 
-    def __init__(self, folder: pathlib.Path | None, *, every: float = 60.0) -> None:
-        self.every = every
+    def __init__(
+        self,
+        folder: pathlib.Path | None,
+        *,
+        every: float = 60.0,
+        logs: Sequence[pathlib.Path] = (),
+    ) -> None:
+        self.every, self._logs, self._folder = every, logs, folder
+        # The mirrors of a bucket lie apart, each on its host: there one process saves alone.
+        self._apart = (
+            folder is not None and hosts.several() and storage.Mirror.of(folder) is not None
+        )
         self._last = time.monotonic()
         self._manager = None
         if folder is not None:
+            with hosts.primary_first():
+                storage.settle_newest(folder, keep=2)
             options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+            if self._apart:
+                folder.mkdir(parents=True, exist_ok=True)
+                options = dataclasses.replace(options, **_alone())
             self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def due(self) -> bool:
@@ -54,9 +71,11 @@ class Checkpoints:
 
     def save(self, saved: Saved) -> None:
         """Write atomically; the older of the two checkpoints goes once the new one is whole."""
-        if self._manager is None:
+        if self._manager is None or (self._apart and not hosts.is_primary()):
             return
         arrays = _arrays(saved)
+        if self._apart:
+            arrays = jax.tree.map(np.asarray, arrays)
         host = {**saved.host, "stage": saved.stage, "digest": _digest(arrays)}
         host["seal"] = _seal(host)
         number = (self._manager.latest_step() or 0) + 1
@@ -66,6 +85,7 @@ class Checkpoints:
                 arrays=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host)
             ),
         )
+        self._upload()
         self._last = time.monotonic()
 
     def peek(self) -> dict[str, Any] | None:
@@ -102,6 +122,13 @@ class Checkpoints:
         """Release the manager's threads."""
         if self._manager is not None:
             self._manager.close()
+            self._upload()
+
+    def _upload(self) -> None:
+        if hosts.is_primary():
+            # First the logs: none of a checkpoint's lines may be lacking.
+            storage.push_logs(*self._logs)
+            storage.settle_newest(self._folder, keep=2)
 
     def _restore(self, **args: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
         args = ocp.args.Composite(host=ocp.args.JsonRestore(), **args)
@@ -116,11 +143,21 @@ class Checkpoints:
         return restored
 
     def _complaint(self, error: object) -> str:
-        path = f"{self._manager.directory}/{self._manager.latest_step()}"
+        path = pathlib.Path(self._manager.directory, str(self._manager.latest_step()))
         return (
-            f"checkpoint {path} is damaged or of another run: {error}. Delete that folder to go on "
+            f"checkpoint {path} is damaged or of another run: {error}. Delete "
+            f"{storage.places(path)} to go on "
             "from the one before, or the whole run folder to start again"
         )
+
+
+def _alone() -> dict[str, Any]:
+    """Options of a manager that waits for no other process."""
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+    )
+    return {"create": False, "multiprocessing_options": options}
 
 
 def _holes(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Shaped
 
-from xdistil_jax import hosts, sharding
+from xdistil_jax import hosts, sharding, storage
 from xdistil_jax.models.functional import Functional
 from xdistil_jax.teacher.basis import Bases, fit_basis, has_bases, read_bases, write_bases
 from xdistil_jax.teacher.cache import TeacherCache, bind
@@ -180,6 +180,7 @@ def _check_rows(
 
 def _read(folder: Path) -> Ledger:
     """The ledger of a cache that this version can read, or of one that isn't there yet."""
+    storage.refresh(folder)
     if has_manifest(folder):
         read_manifest(folder)
     return Ledger.read(folder)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
+from xdistil_jax import storage
 from xdistil_jax.models.layers import merge_columns
 from xdistil_jax.teacher.basis import Bases, Basis, read_bases
 from xdistil_jax.teacher.codec import find_codec
@@ -150,6 +151,7 @@ def bind(
     for sealed in shards:
         if sealed.facts.get("basis", "") != bases.identity:
             raise CacheDamaged(sealed.folder / "shard.json", "encoded with another basis")
+    storage.fetch_files([sealed.folder / f"{name}.npy" for sealed in shards for name in names])
     # Checksums leave the interpreter's lock. np.load stays out of threads: in Python 3.11 its
     # literal_eval of the header fails there now and then.
     with ThreadPoolExecutor() as pool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from xdistil_jax import storage
 from xdistil_jax.files import write_atomic
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.models.layers import unstack_layers
@@ -204,6 +205,7 @@ def remove_cache(root: str | Path, identity: str) -> str:
         shutil.rmtree(hidden, ignore_errors=True)
         folder.rename(hidden)
         shutil.rmtree(hidden)
+        storage.remove(folder)
     return folder.name
 
 
@@ -227,6 +229,8 @@ def _acquire(descriptor: int, *, wait: bool) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
+    for name in storage.names(root):
+        storage.refresh(root / name)
     found = root.glob("*") if root.is_dir() else []
     hexadecimal = set("0123456789abcdef")
     return sorted(
@@ -235,7 +239,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _describe(folder: Path) -> CacheInfo:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = storage.bytes_of(folder)
     try:
         settings, ledger = read_manifest(folder), Ledger.read(folder)
     except (CacheDamaged, CacheMismatch):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt
 from numpy.typing import DTypeLike
 
+from xdistil_jax import storage
 from xdistil_jax.data.arrays import Column
 from xdistil_jax.files import atomic_folder, checksum
 
@@ -26,8 +27,8 @@ class CacheDamaged(RuntimeError):  # noqa: N818 - read aloud: the cache is damag
     def __init__(self, path: Path, complaint: str, *, delete: Path | None = None) -> None:
         self.path, self.complaint = path, complaint
         super().__init__(
-            f"{path}: {complaint}. Delete {delete or path.parent} and repeat the command: "
-            "it rebuilds that and nothing else"
+            f"{path}: {complaint}. Delete {storage.places(delete or path.parent)} and repeat the "
+            "command: it rebuilds that and nothing else"
         )
 
 
@@ -175,7 +176,12 @@ class Ledger(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> "Ledger":
-        """Read plans and rows of the cache in ``folder``, both verified; no states are read."""
+        """Read plans and rows of the cache in ``folder``, both verified; no states are read.
+
+        Of a cache in a bucket its basis is fetched, too.
+        """
+        storage.settle(folder, "plans/*", "basis")
+        storage.settle(folder, "shards/*", only=("shard.json", "rows.npy"))
         shards = {
             int(path.name): Sealed.read(path / "shard.json")
             for path in _numbered(folder / "shards")
