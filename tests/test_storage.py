@@ -373,3 +373,6 @@ def test_hosts_without_a_common_disk_train_one_student(machines, tmp_path):
     with np.load(wanted) as wanted, np.load(found) as found:
         for path in wanted.files:
             np.testing.assert_array_equal(found[path], wanted[path], err_msg=path)
+    [whole] = (tmp_path / "whole" / "0").glob("*/records.json")
+    [rest] = (tmp_path / "after" / "0").glob("*/records.json")
+    assert len(json.loads(rest.read_text())) < len(json.loads(whole.read_text()))
