@@ -132,8 +132,9 @@ class RunConfig:
 
     Each batch takes as many rows from each of ``shards`` logical shards, so any number of devices
     that divides it sees the same batches: set it to the largest number that you will ever use.
-    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``. Of
-    several processes one that is silent for ``heartbeat_s`` seconds counts as dead.
+    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``. The last
+    ``keep_checkpoints`` stay, of those saved at the first evaluation after each ``save_every_s``
+    seconds. Of several processes one that is silent for ``heartbeat_s`` seconds counts as dead.
     """
 
     out: str = "runs"
@@ -147,6 +148,7 @@ class RunConfig:
     decoding: Decoding = "iob2"
     precision: Precision = "auto"
     save_every_s: float = 60.0
+    keep_checkpoints: int = 2
     heartbeat_s: int = 100
     latency: bool = True
 
@@ -185,6 +187,7 @@ _WITHOUT_EFFECT = {
     ("Experiment", "name"),
     ("RunConfig", "out"),
     ("RunConfig", "save_every_s"),
+    ("RunConfig", "keep_checkpoints"),
     ("RunConfig", "heartbeat_s"),
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),

@@ -9,6 +9,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFullError(OSError):
+    """A folder whose disk, or whose user's share of it, is full."""
+
+
+@contextmanager
+def naming_full_disk(folder: str | Path) -> Iterator[None]:
+    """Writes below ``folder``: where there is no room for them, say so, and what to do.
+
+    Raises:
+        DiskFullError: naming the folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_for_room(error):
+            raise
+        raise DiskFullError(
+            f"{folder}: the disk is full. Nothing that was finished is lost: make room and repeat "
+            "the command to go on"
+        ) from error
+
+
+def _is_for_room(error: Exception) -> bool:
+    if isinstance(error, DiskFullError):
+        return False
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return number in _NO_ROOM
+    # TensorStore and NumPy have no number; NumPy, only that it wrote less than it was to.
+    words = (*map(os.strerror, _NO_ROOM), *(["requested and"] * isinstance(error, OSError)))
+    return any(each in str(error) for each in words)
+
 
 def _temporary(final: Path) -> Path:
     """A new hidden name beside ``final``: on the same file system, so that a rename is atomic."""
@@ -29,7 +64,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:
+        with naming_full_disk(path.parent), temporary.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -67,12 +102,14 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
     It is dropped if the block raises, or if another builder has finished ``final`` before.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(final)
-    temporary.mkdir()
+    with naming_full_disk(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(final)
+        temporary.mkdir()
     try:
-        yield temporary
-        replace_folder(temporary, final)
+        with naming_full_disk(final.parent):
+            yield temporary
+            replace_folder(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -41,7 +41,9 @@ def train_plan(
     buckets = Buckets(widths, budget, run_.shards)
     transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
     held_out, transfer = _hold_out(transfer, store.sentence[transfer], run_.held_out, seed)
-    checkpoints = Checkpoints(folder / "checkpoints", every=run_.save_every_s)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", every=run_.save_every_s, keep=run_.keep_checkpoints
+    )
     saved = checkpoints.peek() or {"records": 0, "global_step": 0}
     writer = Writers(_writers(folder, session, saved) if hosts.is_primary() else ())
     sources = [_source(store, rows, run_.temperature) for rows in (labelled, transfer)]
