@@ -112,6 +112,7 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     split = "test" if evaluate_test else "dev"
     rows = compose_rows(result.report["figures"][split], result.report.get("latency"))
     print(page.table(rows))
+    print(page.compilations(result.report))
     print(f"{split} figures. Report: {result.folder / 'report.md'}")
 
 
@@ -135,6 +136,7 @@ def _quickstart(arguments: list[str]) -> None:
         return
     print(found.table)
     print(CAVEAT)
+    print(found.compilations)
     print(f"Report: {found.page}")
     print(f"Run folder: {found.folders[-1]}")
 
