@@ -36,13 +36,36 @@ def naming_full_disk(folder: str | Path) -> Iterator[None]:
 
 def _is_for_room(error: Exception) -> bool:
     if isinstance(error, DiskFullError):
-        return False
+        # Of a file in a folder that isn't there yet: the folder's name says more.
+        return True
     number = getattr(error, "errno", None)
     if number is not None:
         return number in _NO_ROOM
     # TensorStore and NumPy have no number; NumPy, only that it wrote less than it was to.
     words = (*map(os.strerror, _NO_ROOM), *(["requested and"] * isinstance(error, OSError)))
     return any(each in str(error) for each in words)
+
+
+def require_writable(folder: str | Path, name: str) -> None:
+    """Make ``folder``, and try to write there, before anything is computed for it.
+
+    Raises:
+        OSError: naming the folder, and ``name``, the field that says where it is.
+    """
+    folder = Path(folder)
+    try:
+        with naming_full_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = _temporary(folder / "probe")
+            probe.touch()
+            probe.unlink()
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise type(error)(
+            f"{folder}: expected a folder in which you may write, found: {error.strerror}. Choose "
+            f"another with {name}"
+        ) from error
 
 
 def _temporary(final: Path) -> Path:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from xdistil_jax import files
 from xdistil_jax.compilation import persistent_cache
 from xdistil_jax.data.corpus import check_test, load_corpus
 from xdistil_jax.distill.loop import StopFlag, Writer
@@ -33,7 +34,9 @@ def run(
     Raises:
         distill.loop.InterruptedRunError: when ``stop`` was raised; the same call goes on.
         data.corpus.CorpusError, models.checkpoints.CheckpointError: for input that can't be used.
+        OSError: naming the folder that can't be written to, or whose disk is full.
     """
+    files.require_writable(experiment.run.out, "run.out")
     with persistent_cache(Path(experiment.run.out) / "jax-cache") as compilations:
         session = Session.start(experiment, say=say, progress=progress, stop=stop, only=only)
         with session.timed("text"):
