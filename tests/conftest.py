@@ -8,6 +8,8 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pathlib
+import resource
+import subprocess
 
 import jax
 import pytest
@@ -23,6 +25,24 @@ def shared_data() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not here")
     return SHARED.resolve()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """(a folder with room for 1 MiB, a function that makes room there)."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    if not subprocess.run([*mount, "size=1m", "small", folder], capture_output=True).returncode:
+        room = [*mount, "remount,size=64m", "small", folder]
+        yield folder, lambda: subprocess.run(room, check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        return
+    # Only root may mount: there the limit is on each file.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    yield folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module", autouse=True)

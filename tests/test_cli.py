@@ -74,6 +74,17 @@ def started(monkeypatch):
     return start
 
 
+def test_a_folder_that_is_none_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "runs"
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["quickstart", "--out", str(out)])
+    assert str(caught.value) == (
+        f"xdistil quickstart: {out}: expected a folder in which you may write, found: Not a "
+        "directory. Choose another with run.out"
+    )
+
+
 def test_usage_names_every_command(printed):
     for arguments in ((), ("-h",), ("--help",)):
         usage = printed(*arguments)

@@ -1,10 +1,12 @@
 """The persistent compilation cache: counted, kept on disk, gone from the settings afterwards."""
 
+from dataclasses import asdict
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from xdistil_jax.compilation import persistent_cache
+from xdistil_jax.compilation import named, persistent_cache
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -84,3 +86,31 @@ def test_a_relative_folder_does_not_follow_the_working_directory(tmp_path, monke
         monkeypatch.chdir(tmp_path / "elsewhere")
         compile_once(8)
     assert any((tmp_path / "cache").iterdir())
+
+
+def test_programs_are_counted_by_their_names(tmp_path):
+    def program(factor):
+        @named("a program")
+        def call(x):
+            return jnp.sin(x) * factor
+
+        return jax.jit(call)
+
+    three, four = jnp.ones(3), jnp.ones(4)
+    with persistent_cache(tmp_path / "cache") as first:
+        program(11)(three)
+        compile_once(11)
+    assert {name: each.compiled for name, each in first.programs.items()} == {
+        "a program": 1, "<lambda>": 1
+    }  # fmt: skip
+    with persistent_cache(tmp_path / "cache") as second:
+        again = program(11)
+        again(three)
+        again(four)
+        again(four)
+    (found,) = second.programs.values()
+    assert (found.compiled, found.found) == (1, 1)
+    assert found.seconds == second.seconds > 0
+    assert asdict(second) == {
+        "misses": 1, "hits": 1, "seconds": second.seconds, "programs": {"a program": asdict(found)}
+    }  # fmt: skip

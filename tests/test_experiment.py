@@ -50,7 +50,8 @@ EXPERIMENTS = [
 ]
 # Where and how to work.
 WITHOUT_EFFECT = {
-    *("name", "run.out", "run.save_every_s", "run.heartbeat_s", "run.latency"),
+    *("name", "run.out", "run.save_every_s", "run.keep_checkpoints", "run.heartbeat_s"),
+    "run.latency",
     *("teacher.cache", "teacher.min_f1", "teacher.tensor_parallel"),
 }
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from xdistil_jax import files
@@ -86,3 +88,47 @@ def test_checksum_sees_one_flipped_bit(tmp_path):
     content[1_500_000] ^= 1
     path.write_bytes(content)
     assert files.checksum(path) != before
+
+
+def test_a_full_disk_is_named_whoever_meets_it(small_disk):
+    folder, make_room = small_disk
+    complaint = f"{folder}: the disk is full. Nothing that was finished is lost: make room"
+    large = np.zeros(300_000)
+    with pytest.raises(files.DiskFullError, match=complaint):
+        files.write_atomic(folder / "a", large.tobytes())
+    # NumPy says only that it wrote less than it was to; the inner folder is hidden and goes.
+    with (
+        pytest.raises(files.DiskFullError, match=complaint),
+        files.atomic_folder(folder / "b") as inner,
+    ):
+        np.save(inner / "large.npy", large)
+    with (
+        pytest.raises(files.DiskFullError, match=complaint),
+        files.atomic_folder(folder / "b") as inner,
+    ):
+        files.write_atomic(inner / "large", large.tobytes())
+    assert names(folder) == []
+    make_room()
+    files.write_atomic(folder / "a", large.tobytes())
+    assert (folder / "a").stat().st_size == large.nbytes
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError), files.naming_full_disk(tmp_path):
+        (tmp_path / "nowhere").read_text()
+    with pytest.raises(ValueError, match="else"), files.naming_full_disk(tmp_path):
+        raise ValueError("something else")
+
+
+def test_a_folder_is_tried_before_it_is_needed(tmp_path):
+    files.require_writable(tmp_path / "new" / "runs", "run.out")
+    assert names(tmp_path / "new" / "runs") == []
+    (tmp_path / "file").write_text("")
+    unwritable = [tmp_path / "file", tmp_path / "file" / "runs", Path("/proc/runs")]
+    if os.getuid():
+        (tmp_path / "theirs").mkdir(mode=0o500)
+        unwritable.append(tmp_path / "theirs")
+    for folder in unwritable:
+        complaint = f"^{folder}: expected a folder in which you may write, .* another with run.out"
+        with pytest.raises(OSError, match=complaint):
+            files.require_writable(folder, "run.out")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,11 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from xdistil_jax import DataSpec, Experiment, RunConfig, Tagger, pipeline
+from xdistil_jax import DataSpec, Experiment, RunConfig, Tagger, cli, pipeline
 from xdistil_jax.data import corpus as corpus_module
 from xdistil_jax.deploy.bundle import load_bundle
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
 from xdistil_jax.quickstart import experiment as quickstart
+from xdistil_jax.report import page
 from xdistil_jax.teacher.manifest import list_caches
 
 
@@ -79,6 +81,24 @@ def test_a_run_leaves_figures_and_a_student(finished):
     assert (result.folder / "report.md").read_text().startswith("# quickstart")
     names = [record["stage_name"] for record in lines(result.folder)]
     assert list(dict.fromkeys(names)) == [stage.name for stage in shrunk(result.folder).plan()]
+    compiled = report["compilations"]["programs"]
+    steps = {f"train step {loss}" for loss in ("repr", "logit", "ce")}
+    assert {*steps, "held-out loss repr", "cache pass", "predict"} <= set(compiled)
+    assert all(each["compiled"] + each["found"] for each in compiled.values())
+    assert sum(each["seconds"] for each in compiled.values()) == pytest.approx(
+        report["compilations"]["seconds"]
+    )
+    assert "| train step logit |" in (result.folder / "report.md").read_text()
+
+
+def test_a_command_ends_with_what_it_has_compiled(finished, capsys):
+    result, out = finished
+    jax.clear_caches()
+    cli._carry_out(shrunk(out), evaluate_test=False)
+    said = capsys.readouterr().out
+    report = json.loads((result.folder / "report.json").read_text())
+    assert report["compilations"]["programs"]
+    assert page.compilations(report) in said
 
 
 def test_a_second_run_finds_everything(finished):
@@ -261,6 +281,31 @@ def test_a_killed_run_goes_on_to_the_same_student(finished, tmp_path, calls):
     resumed = pipeline.run(shrunk(tmp_path))
     for path, leaf in weights(result.folder).items():
         np.testing.assert_array_equal(leaf, weights(resumed.folder)[path], err_msg=path)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_command_in_a_sentence(small_disk, tmp_path):
+    out, _ = small_disk
+    if not os.path.ismount(out):
+        pytest.skip("no file of this run is large by itself, and only root may mount a small disk")
+    root = str(pathlib.Path(__file__).parents[1])
+    code = f"""
+        import pathlib
+        from tests.test_pipeline import shrunk
+
+        experiment = shrunk(pathlib.Path({str(out)!r}))
+    """
+    file = tmp_path / "small.py"
+    file.write_text(textwrap.dedent(code))
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "PYTHONPATH": root}
+    full = subprocess.run(
+        [sys.executable, "-m", "xdistil_jax", "run", str(file)],
+        capture_output=True, text=True, env={**os.environ, **cache}, check=False,
+    )  # fmt: skip
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    told = re.escape(f"xdistil run: {out}") + r"\S*: the disk is full\. .* repeat the command"
+    assert re.match(told, full.stderr.splitlines()[-1]), full.stderr
 
 
 def test_run_prints_nothing_and_writes_only_below_out(tmp_path, monkeypatch, capfd):

@@ -114,6 +114,7 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     split = "test" if evaluate_test else "dev"
     rows = compose_rows(result.report["figures"][split], result.report.get("latency"))
     print(page.table(rows))
+    print(page.compilations(result.report))
     print(f"{split} figures. Report: {shown(result.folder / 'report.md')}")
 
 
@@ -137,6 +138,7 @@ def _quickstart(arguments: list[str]) -> None:
         return
     print(found.table)
     print(CAVEAT)
+    print(found.compilations)
     print(f"Report: {shown(found.page)}")
     print(f"Run folder: {shown(found.folders[-1])}")
 

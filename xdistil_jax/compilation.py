@@ -1,10 +1,11 @@
 """The persistent compilation cache, and a count of what had to be compiled."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -18,20 +19,59 @@ _KEEP_EVERYTHING = {
 }
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def named(name: str) -> Callable[[Function], Function]:
+    """A decorator below ``jax.jit``: what the program is called in tables and profiles."""
+
+    def give(function: Function) -> Function:
+        function.__name__ = name
+        return function
+
+    return give
+
+
+@dataclass
+class ProgramCount:
+    """How often a jitted function was compiled and found on disk, each shape once."""
+
+    compiled: int = 0
+    found: int = 0
+    seconds: float = 0.0
+
+
 @dataclass
 class Compilations:
-    """What was compiled (``misses``), what was found on disk (``hits``), and how long both took."""
+    """What was compiled (``misses``), what was found on disk (``hits``), and how long both took;
+    ``programs`` has the same for each jitted function, by its name."""
 
     misses: int = 0
     hits: int = 0
     seconds: float = 0.0
+    programs: dict[str, ProgramCount] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._found = threading.local()
 
     def _count(self, event: str, **_: Any) -> None:
         self.misses += event == _MISS
         self.hits += event == _HIT
+        if event in (_MISS, _HIT):
+            # The time and the name come afterwards, from the same thread.
+            self._found.last = event == _HIT
 
-    def _time(self, event: str, seconds: float, **_: Any) -> None:
-        self.seconds += seconds if event == _SECONDS else 0.0
+    def _time(self, event: str, seconds: float, *, fun_name: str = "?", **_: Any) -> None:
+        if event != _SECONDS:
+            return
+        self.seconds += seconds
+        name = fun_name.removeprefix("jit(").removesuffix(")")
+        program = self.programs.setdefault(name, ProgramCount())
+        found = getattr(self._found, "last", False)
+        self._found.last = False
+        program.found += found
+        program.compiled += not found
+        program.seconds += seconds
 
 
 @contextmanager

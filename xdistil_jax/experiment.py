@@ -138,8 +138,9 @@ class RunConfig:
     ``placement``: text and teacher cache stay on the devices, ``resident``, or are ``streamed``
     there from the host; ``auto`` takes the first where they fill at most half of an accelerator's
     memory. The batches are the same. ``decoding`` is how teacher and student turn logits into tags:
-    see ``labels.Decoding``. Of several processes one that is silent for ``heartbeat_s`` seconds
-    counts as dead.
+    see ``labels.Decoding``. The last ``keep_checkpoints`` stay, of those saved at the first
+    evaluation after each ``save_every_s`` seconds. Of several processes one that is silent for
+    ``heartbeat_s`` seconds counts as dead.
     """
 
     out: str = "runs"
@@ -154,6 +155,7 @@ class RunConfig:
     precision: Precision = "auto"
     placement: Placement = "auto"
     save_every_s: float = 60.0
+    keep_checkpoints: int = 2
     heartbeat_s: int = 100
     latency: bool = True
 
@@ -193,6 +195,7 @@ _WITHOUT_EFFECT = {
     ("RunConfig", "out"),
     ("RunConfig", "save_every_s"),
     ("RunConfig", "placement"),
+    ("RunConfig", "keep_checkpoints"),
     ("RunConfig", "heartbeat_s"),
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),

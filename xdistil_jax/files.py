@@ -14,6 +14,64 @@ from pathlib import Path
 
 from xdistil_jax import storage
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFullError(OSError):
+    """A folder whose disk, or whose user's share of it, is full."""
+
+
+@contextmanager
+def naming_full_disk(folder: str | Path) -> Iterator[None]:
+    """Writes below ``folder``: where there is no room for them, say so, and what to do.
+
+    Raises:
+        DiskFullError: naming the folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_for_room(error):
+            raise
+        raise DiskFullError(
+            f"{folder}: the disk is full. Nothing that was finished is lost: make room and repeat "
+            "the command to go on"
+        ) from error
+
+
+def _is_for_room(error: Exception) -> bool:
+    if isinstance(error, DiskFullError):
+        # Of a file in a folder that isn't there yet: the folder's name says more.
+        return True
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return number in _NO_ROOM
+    # TensorStore and NumPy have no number; NumPy, only that it wrote less than it was to.
+    words = (*map(os.strerror, _NO_ROOM), *(["requested and"] * isinstance(error, OSError)))
+    return any(each in str(error) for each in words)
+
+
+def require_writable(folder: str | Path, name: str) -> None:
+    """Make ``folder``, and try to write there, before anything is computed for it.
+
+    Raises:
+        OSError: naming the folder, and ``name``, the field that says where it is.
+    """
+    folder = Path(folder)
+    try:
+        with naming_full_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = _temporary(folder / "probe")
+            probe.touch()
+            probe.unlink()
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise type(error)(
+            f"{folder}: expected a folder in which you may write, found: {error.strerror}. Choose "
+            f"another with {name}"
+        ) from error
+
 
 def _temporary(final: Path) -> Path:
     """A new hidden name beside ``final``: on the same file system, so that a rename is atomic."""
@@ -34,7 +92,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:
+        with naming_full_disk(path.parent), temporary.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -74,12 +132,14 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
     It is dropped if the block raises, or if another builder has finished ``final`` before.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(final)
-    temporary.mkdir()
+    with naming_full_disk(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(final)
+        temporary.mkdir()
     try:
-        yield temporary
-        replace_folder(temporary, final)
+        with naming_full_disk(final.parent):
+            yield temporary
+            replace_folder(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

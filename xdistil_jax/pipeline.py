@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from xdistil_jax import storage
+from xdistil_jax import files, storage
 from xdistil_jax.compilation import persistent_cache
 from xdistil_jax.data.corpus import check_test, load_corpus
 from xdistil_jax.distill.loop import StopFlag, Writer
@@ -34,8 +34,11 @@ def run(
     Raises:
         distill.loop.InterruptedRunError: when ``stop`` was raised; the same call goes on.
         data.corpus.CorpusError, models.checkpoints.CheckpointError: for input that can't be used.
+        OSError: naming the folder that can't be written to, or whose disk is full.
     """
-    with persistent_cache(storage.local(experiment.run.out) / "jax-cache") as compilations:
+    out = storage.local(experiment.run.out)
+    files.require_writable(out, "run.out")
+    with persistent_cache(out / "jax-cache") as compilations:
         session = Session.start(experiment, say=say, progress=progress, stop=stop, only=only)
         with session.timed("text"):
             corpus = load_corpus(experiment.data, session.encoded)

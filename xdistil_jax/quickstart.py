@@ -54,9 +54,10 @@ def experiment(strategy: str, *, out: str = "runs", seed: int = 0) -> Experiment
 
 @dataclass(frozen=True)
 class Quickstart:
-    """The table for the terminal, and where the page and the runs lie."""
+    """The tables for the terminal, and where the page and the runs lie."""
 
     table: str
+    compilations: str
     page: Path
     folders: tuple[Path, ...]
 
@@ -95,4 +96,4 @@ def quickstart(
         notes=[CAVEAT],
     )
     hosts.once(lambda: files.write_atomic(path, page.render(joint)))
-    return Quickstart(page.table(rows), path, tuple(folders))
+    return Quickstart(page.table(rows), page.compilations(*reports), path, tuple(folders))

@@ -1,5 +1,6 @@
 """What the commands do around a run: signals, messages, and the end of a process."""
 
+import logging
 import os
 import signal
 import sys
@@ -40,10 +41,13 @@ def signals() -> Iterator["StopFlag"]:
 
 
 def audience() -> dict[str, Any]:
-    """Whom a run tells what it does: of several processes one speaks."""
+    """Whom a run tells what it does: of several processes one speaks, and Orbax in none."""
     from xdistil_jax import hosts
+    from xdistil_jax.distill import checkpoint  # noqa: F401 - absl makes its logger
     from xdistil_jax.report.writers import Progress
 
+    # It logs a failed save five times, with tracebacks, and then raises it.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return {"say": say, "progress": Progress()} if hosts.is_primary() else {}
 
 

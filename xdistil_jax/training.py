@@ -43,7 +43,7 @@ def train_plan(
     transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
     held_out, transfer = _hold_out(transfer, store.sentence[transfer], run_.held_out, seed)
     checkpoints = Checkpoints(
-        folder / "checkpoints", every=run_.save_every_s,
+        folder / "checkpoints", every=run_.save_every_s, keep=run_.keep_checkpoints,
         logs=(folder / "metrics.jsonl", folder / "tensorboard"),
     )  # fmt: skip
     saved = checkpoints.peek() or {"records": 0, "global_step": 0}

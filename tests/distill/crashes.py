@@ -1,9 +1,11 @@
-"""As a program: runs that die, as by kill -9, at their n-th record or n-th touch of the folder."""
+"""As a program: runs that die by kill -9: ``record-N`` at their N-th record, ``touch-N`` when they
+touch the checkpoints for the N-th time, ``save-N-MS`` that long after their N-th save has begun."""
 
 import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -46,23 +48,41 @@ def kill_at_touch(number: int, root: str) -> None:
     sys.addaudithook(hook)
 
 
-def run(root: Path, *, record: int | None = None, touch: int | None = None) -> None:
+class Timed(Checkpoints):
+    """Dies some milliseconds after its n-th save has begun, whatever the run does then."""
+
+    def __init__(self, folder: Path, number: int, milliseconds: int) -> None:
+        super().__init__(folder, every=0)
+        self.left, self.milliseconds = number, milliseconds
+
+    def save(self, saved) -> None:
+        self.left -= 1
+        if not self.left:
+            threading.Timer(self.milliseconds / 1000, kill).start()
+        super().save(saved)
+
+
+def run(root: Path, death: str = "") -> None:
     """Run the plan in ``root``, or go on with it; leaves the parameters in ``params.npz``."""
-    if touch is not None:
-        kill_at_touch(touch, str(root / "checkpoints"))
-    checkpoints = Checkpoints(root / "checkpoints", every=0)
+    kind, *numbers = death.split("-")
+    numbers = list(map(int, numbers))
+    if kind == "touch":
+        kill_at_touch(*numbers, str(root / "checkpoints"))
+    timed = numbers if kind == "save" else (0, 0)
+    checkpoints = Timed(root / "checkpoints", *timed)
     saved = checkpoints.peek() or {"records": 0}
-    writer = Journal(root / "metrics.jsonl", saved["records"], record)
+    deadly = numbers[0] if kind == "record" else None
+    writer = Journal(root / "metrics.jsonl", saved["records"], deadly)
     result = run_plan(make_training(checkpoints, writer), STAGES, make_params())
     np.savez(root / "params.npz", **dict(trees.leaves(result.params)))
 
 
-def fork(root: Path, **deadly: int) -> int:
+def fork(root: Path, death: str = "") -> int:
     """``run`` in a child process: 0, or minus the signal that it died of."""
     # No backend has been started yet, so a fork is safe and saves the imports.
     child = os.fork()
     if not child:
-        run(root, **deadly)
+        run(root, death)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -74,6 +94,6 @@ if __name__ == "__main__":
     for name in ("whole", *deaths):
         folder = Path(base, name)
         folder.mkdir()
-        kind, _, number = name.partition("-")
-        died = fork(folder, **{kind: int(number)}) if number else 0
-        print(name, died, fork(folder), flush=True)  # noqa: T201
+        died = fork(folder, name) if name != "whole" else 0
+        torn = len(list(folder.glob("checkpoints/*tmp*")))
+        print(name, died, torn, fork(folder), flush=True)  # noqa: T201

@@ -1,13 +1,16 @@
 """Checkpoints: whole or refused, and a run that was killed at any moment is the same run."""
 
+import contextlib
 import gc
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from xdistil_jax import trees
 from xdistil_jax.distill.checkpoint import CheckpointError, Checkpoints, Saved
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag, run_plan
 from xdistil_jax.distill.step import hparams, start_state
+from xdistil_jax.files import DiskFullError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -27,20 +31,37 @@ def _collect():
     gc.collect()
 
 
-# Before the first save, in the middle of saves, between them, and when all is done but the end.
-DEATHS = ("touch-3", "touch-101", "touch-147", "record-8", "record-10")
+# Inside of saves, while the run waits for them and while it goes on; before the first; between
+# them; when all is done but the end. See crashes.py for what the names say.
+DEATHS = [
+    ("touch-60", "save-4-150"),
+    pytest.param(
+        (
+            *("touch-3", "touch-20", "touch-101", "touch-147", "record-1", "record-8", "record-10"),
+            *("save-1-0", "save-3-40", "save-5-80", "save-7-120", "save-9-200", "save-12-20"),
+        ),
+        marks=pytest.mark.slow,
+    ),
+]
 
 
-def test_kill_9_at_any_moment(tmp_path):
-    program = [sys.executable, "-m", "tests.distill.crashes", str(tmp_path), *DEATHS]
+@pytest.mark.parametrize("deaths", DEATHS, ids=["few", "many"])
+def test_kill_9_at_any_moment(tmp_path, deaths):
+    program = [sys.executable, "-m", "tests.distill.crashes", str(tmp_path), *deaths]
     root = Path(__file__).parents[2]
     done = subprocess.run(program, capture_output=True, text=True, cwd=root)
     told = [line.split() for line in done.stdout.splitlines()]
-    assert told == [["whole", "0", "0"], *([name, "-9", "0"] for name in DEATHS)], done.stderr
+    assert [(name, died, end) for name, died, _, end in told] == [
+        ("whole", "0", "0"), *((name, "-9", "0") for name in deaths)
+    ], done.stderr  # fmt: skip
+    assert any(int(torn) for _, _, torn, _ in told), "no save was torn"
     expected = np.load(tmp_path / "whole" / "params.npz")
     records = (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert len(records.splitlines()) >= 10
-    for name in DEATHS:
+    last_two = names(tmp_path / "whole" / "checkpoints")
+    assert len(last_two) == 2
+    for name in deaths:
+        assert names(tmp_path / name / "checkpoints") == last_two, name
         found = np.load(tmp_path / name / "params.npz")
         assert set(found) == set(expected)
         for path in expected:
@@ -49,6 +70,17 @@ def test_kill_9_at_any_moment(tmp_path):
 
 
 # --- what is written comes back --------------------------------------------------------------
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def keep(folder, saved):
+    """Save in ``folder``, as a process that then ends."""
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(saved)
+    checkpoints.close()
 
 
 def state_of(stage, seed=0):
@@ -69,7 +101,7 @@ def saved_of(stage, seed=1):
 def test_what_is_saved_comes_back(tmp_path, number):
     stage = STAGES[number]
     saved = saved_of(stage)
-    Checkpoints(tmp_path).save(saved)
+    keep(tmp_path, saved)
     back = Checkpoints(tmp_path).load(state_of(stage))
     assert equal(back.state, saved.state)
     assert equal(back.best, saved.best)
@@ -86,19 +118,124 @@ def test_without_a_folder_nothing_is_saved():
     checkpoints.close()
 
 
-def test_the_last_two_are_kept_and_the_latest_counts(tmp_path):
-    checkpoints = Checkpoints(tmp_path, every=0)
+@pytest.mark.parametrize(("number", "left"), [(1, ["5"]), (2, ["4", "5"]), (3, ["3", "4", "5"])])
+def test_the_last_are_kept_and_the_latest_counts(tmp_path, number, left):
+    checkpoints = Checkpoints(tmp_path, every=0, keep=number)
     assert checkpoints.peek() is None
-    for number in range(4):
-        checkpoints.save(saved_of(STAGES[0])._replace(host={"step": number}))
-        assert checkpoints.peek()["step"] == number
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
+    for step in range(3):
+        checkpoints.save(saved_of(STAGES[0])._replace(host={"step": step}))
+        assert checkpoints.peek()["step"] == step
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, every=0, keep=number)
+    for step in range(3, 5):
+        # One is begun while the one before is being written.
+        checkpoints.save(saved_of(STAGES[0])._replace(host={"step": step}))
+    checkpoints.wait()
+    assert names(tmp_path) == left
+    assert checkpoints.peek()["step"] == 4
     assert checkpoints.due()
+    checkpoints.close()
     assert not Checkpoints(tmp_path, every=1e6).due()
 
 
+def test_a_run_keeps_at_least_one(tmp_path):
+    with pytest.raises(ValueError, match=r"run\.keep_checkpoints is 0"):
+        Checkpoints(tmp_path, keep=0)
+
+
+@pytest.fixture
+def background(monkeypatch):
+    """An event for which all that Orbax does in the background waits."""
+    begin, run = threading.Event(), threading.Thread.run
+
+    def wait_and_run(thread):
+        # Pools serve the caller, who waits for them; timers are ours.
+        if not thread.name.startswith(("asyncio", "ThreadPool", "Thread-")):
+            begin.wait(60)
+        run(thread)
+
+    monkeypatch.setattr(threading.Thread, "run", wait_and_run)
+    yield begin
+    begin.set()
+
+
+def test_what_is_saved_is_not_touched_by_the_next_step(tmp_path, background):
+    saved = saved_of(STAGES[0])
+    host = {"step": 5, "sums": [[1.0, 2.0]]}
+    step = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 2 + 1, tree), donate_argnums=0)
+    # Not looked at by NumPy here: that alone would keep the step from writing into its buffers.
+    state = saved.state._replace(trainable=step(jax.tree.map(jnp.array, saved.state.trainable)))
+    expected = jax.tree.map(lambda leaf: np.asarray(leaf) * 2 + 1, saved.state.trainable)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(Saved(0, state, state.trainable, host))
+    host["sums"][0][0] += 1.0
+    jax.block_until_ready(step(step(state.trainable)))
+    assert checkpoints._manager.is_saving_in_progress()
+    assert names(tmp_path) == ["1.orbax-checkpoint-tmp"]
+    background.set()
+    back = checkpoints.load(state_of(STAGES[0]))
+    assert equal(back.state.trainable, expected)
+    assert equal(back.best, expected)
+    assert back.host["sums"] == [[1.0, 2.0]]
+    checkpoints.close()
+
+
+def test_a_save_that_fails_is_heard_of(tmp_path):
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
+    complaint = f"{folder}: a checkpoint could not be written: .* repeat the command"
+    with pytest.raises(CheckpointError, match=complaint):  # noqa: PT012
+        checkpoints.save(saved_of(STAGES[0]))
+        checkpoints.wait()
+    folder.unlink()
+    checkpoints.save(saved_of(STAGES[0]))
+    checkpoints.close()
+    assert names(folder) == ["2"]
+
+
+def test_a_save_that_fails_in_the_background_is_heard_of(small_disk):
+    folder, make_room = small_disk
+    keep(folder, saved_of(STAGES[0]))
+    checkpoints, large = Checkpoints(folder), saved_of(STAGES[0])
+    noise = np.random.default_rng(0).standard_normal(1_000_000, np.float32)
+    large = large._replace(best={**large.best, "embed": {"table": noise}})
+    checkpoints.save(large)
+    with pytest.raises(DiskFullError, match=f"{folder}: the disk is full.* repeat the command"):
+        checkpoints.save(saved_of(STAGES[0]))
+    checkpoints.close()
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.peek()["step"] == 5
+    make_room()
+    checkpoints.save(large)
+    checkpoints.close()
+    assert names(folder) == ["1", "2"]
+
+
+@pytest.mark.parametrize("stop", [False, True], ids=["the end", "a stop"])
+def test_a_run_ends_when_its_last_save_is_on_the_disk(tmp_path, background, stop):
+    flag = StopFlag()
+
+    class Slow(Checkpoints):
+        def save(self, saved):
+            super().save(saved)
+            threading.Timer(0.5, background.set).start()
+
+    def after(count):
+        flag.raised = stop
+
+    checkpoints = Slow(tmp_path, every=1e6)
+    training = make_training(checkpoints, Records(after=after), flag)
+    ending = pytest.raises(InterruptedRunError) if stop else contextlib.nullcontext()
+    with ending:
+        run_plan(training, STAGES[:1], make_params())
+    assert names(tmp_path) == ["1"]
+    checkpoints.close()
+
+
 def test_a_save_that_was_torn_is_passed_over(tmp_path):
-    Checkpoints(tmp_path).save(saved_of(STAGES[0]))
+    keep(tmp_path, saved_of(STAGES[0]))
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
     assert Checkpoints(tmp_path).load(state_of(STAGES[0])).host["step"] == 5
 
@@ -118,7 +255,7 @@ def contents(folder):
 @pytest.mark.parametrize("spoil", [flip, lambda content: content[: len(content) // 2], None])
 def test_damage_is_refused_or_does_no_harm(tmp_path, spoil):
     saved = saved_of(STAGES[0])
-    Checkpoints(tmp_path).save(saved)
+    keep(tmp_path, saved)
     good, refused = contents(tmp_path), []
     for path, content in good.items():
         path.unlink() if spoil is None else path.write_bytes(spoil(content))
@@ -149,15 +286,15 @@ def load_or_refuse(folder):
 
 
 def test_arrays_of_another_checkpoint_are_refused(tmp_path):
-    Checkpoints(tmp_path).save(saved_of(STAGES[0], seed=1))
-    Checkpoints(tmp_path).save(saved_of(STAGES[0], seed=2))
+    keep(tmp_path, saved_of(STAGES[0], seed=1))
+    keep(tmp_path, saved_of(STAGES[0], seed=2))
     shutil.rmtree(tmp_path / "2" / "arrays")
     shutil.copytree(tmp_path / "1" / "arrays", tmp_path / "2" / "arrays")
     assert "/2 is damaged or of another run: its content is not" in load_or_refuse(tmp_path)
 
 
 def test_another_position_is_refused(tmp_path):
-    Checkpoints(tmp_path).save(saved_of(STAGES[0]))
+    keep(tmp_path, saved_of(STAGES[0]))
     path = tmp_path / "1" / "host" / "metadata"
     whole = path.read_text()
     for old, new in (('"step": 5', '"step": 7'), ('"records": 3', '"records": 2')):

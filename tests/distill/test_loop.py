@@ -112,9 +112,10 @@ def test_resume_after_a_crash_is_bitwise(tmp_path, whole, record):
             if len(self.written) == record:
                 raise _CrashError
 
-    writer = Crashing()
+    writer, checkpoints = Crashing(), Checkpoints(tmp_path, every=0)
     with pytest.raises(_CrashError):
-        run_plan(make_training(Checkpoints(tmp_path, every=0), writer), STAGES, make_params())
+        run_plan(make_training(checkpoints, writer), STAGES, make_params())
+    checkpoints.close()
     assert (Checkpoints(tmp_path).peek() or {"records": 0})["records"] == record - 1
     assert_same_run(*go_on(tmp_path, writer.written, every=0)[:2], whole)
 

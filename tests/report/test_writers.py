@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from xdistil_jax.files import DiskFullError
 from xdistil_jax.report.writers import JsonLines, Progress, TensorBoard, Writers
 
 RECORD = {
@@ -159,3 +160,15 @@ def test_writers_reach_each_and_close_all_even_if_one_fails():
         writers.close()
     for log in logs:
         assert log.seen == [("write", 1), ("progress", 2), "close"]
+
+
+def test_a_full_disk_is_named_and_no_whole_line_is_lost(small_disk):
+    folder, make_room = small_disk
+    path = folder / "metrics.jsonl"
+    writer = JsonLines(path)
+    with pytest.raises(DiskFullError, match=f"{folder}: the disk is full"):  # noqa: PT012
+        for number in range(40):
+            writer.write({"step": number, "text": "x" * 50_000})
+    make_room()
+    assert _write(path, [99], keep=10) == 11
+    assert _steps(path) == [*range(10), 99]

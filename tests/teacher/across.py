@@ -20,4 +20,5 @@ if __name__ == "__main__":
     folder, *death = sys.argv[1:]
     if death and int(death[0]) == jax.process_index():
         kill_at(int(death[1]), folder)
-    build_toy(Path(folder), make_store(TEXT), devices=len(jax.devices()), shard_bytes=6_000)
+    options = {"devices": len(jax.devices()), "shard_bytes": 6_000, "say": print}
+    build_toy(Path(folder), make_store(TEXT), **options)

@@ -1,6 +1,7 @@
 """Orbax checkpoints of a plan: stage, state, stop state, best parameters.
 
-A position in the data is (seed, stage, step), so nothing else need be saved to go on.
+A position in the data is (seed, stage, step), so nothing else need be saved to go on. What is saved
+is fetched at once and written in the background; a checkpoint has its name when it is whole.
 """
 
 import dataclasses
@@ -8,7 +9,8 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +18,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from xdistil_jax import hosts, storage, trees
+from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.distill.step import TrainState, merged
-from xdistil_jax.sharding import fetched
+from xdistil_jax.sharding import fetched, is_spread
 from xdistil_jax.types import Params
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that can't be read, or that doesn't hold what was written."""
+    """A checkpoint that can't be read or written, or that doesn't hold what was written."""
 
 
 class Saved(NamedTuple):
@@ -36,7 +38,7 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The last two checkpoints of a run. ``every`` seconds pass between saves that aren't due.
+    """The last ``keep`` checkpoints of a run. ``every`` seconds pass between saves that aren't due.
 
     Saving is a no-op when ``folder`` is None. Where that lies in the mirror of a bucket, the newest
     one that is finished is uploaded with each save, after the ``logs`` (files and folders).
@@ -47,49 +49,97 @@ class Checkpoints:
         folder: pathlib.Path | None,
         *,
         every: float = 60.0,
+        keep: int = 2,
         logs: Sequence[pathlib.Path] = (),
     ) -> None:
-        self.every, self._logs, self._folder = every, logs, folder
+        if keep < 1:
+            raise ValueError(f"run.keep_checkpoints is {keep}: a run goes on from the last of them")
+        self.every, self._keep, self._logs, self._folder = every, keep, logs, folder
         # The mirrors of a bucket lie apart, each on its host: there one process saves alone.
         self._apart = (
             folder is not None and hosts.several() and storage.Mirror.of(folder) is not None
         )
         self._last = time.monotonic()
         self._manager = None
+        self._number = 0
         if folder is not None:
             with hosts.primary_first():
-                storage.settle_newest(folder, keep=2)
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+                storage.settle_newest(folder, keep=keep)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                # Where a folder can't be made, those who fill it would wait minutes for it.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            )
             if self._apart:
                 folder.mkdir(parents=True, exist_ok=True)
                 options = dataclasses.replace(options, **_alone())
             self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+            self._number = self._manager.latest_step() or 0
 
     def due(self) -> bool:
         """Has it been long enough since the last save?"""
         return self._manager is not None and time.monotonic() - self._last >= self.every
 
     def save(self, saved: Saved) -> None:
-        """Write atomically; the older of the two checkpoints goes once the new one is whole."""
-        if self._manager is None or (self._apart and not hosts.is_primary()):
+        """Fetch ``saved`` and begin to write it; whatever then becomes of it on the devices.
+
+        The oldest checkpoint goes once the new one is whole.
+
+        Raises:
+            CheckpointError, files.DiskFullError: if this or the save before has failed.
+        """
+        if self._manager is None:
             return
-        arrays = _arrays(saved)
-        if self._apart:
-            arrays = jax.tree.map(np.asarray, arrays)
-        host = {**saved.host, "stage": saved.stage, "digest": _digest(arrays)}
-        host["seal"] = _seal(host)
-        number = (self._manager.latest_step() or 0) + 1
-        self._manager.save(
-            number,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host)
-            ),
-        )
+        # Before a new one begins to take the place of what is uploaded.
+        self.wait()
         self._upload()
+        # Fetched once, for the digest and for the file. The next step is given these buffers, but
+        # Orbax has copied what it is handed before it returns. Not so the numbers in JSON, which it
+        # writes out later: those are copied here.
+        arrays = _arrays(saved)
+        if self._apart or not any(map(is_spread, jax.tree.leaves(arrays))):
+            arrays = jax.tree.map(fetched, arrays)
+        host = {**saved.host, "stage": saved.stage, "digest": _digest(arrays)}
+        host = json.loads(json.dumps({**host, "seal": _seal(host)}))
+        self._number += 1
         self._last = time.monotonic()
+        if self._apart and not hosts.is_primary():
+            return
+        with self._complaining():
+            self._manager.save(
+                self._number,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host)
+                ),
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Return when what was saved is on the disk.
+
+        Raises:
+            CheckpointError, files.DiskFullError: if it could not be written, saying why.
+        """
+        if self._manager is not None:
+            with self._complaining():
+                self._manager.wait_until_finished()
+
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
+        try:
+            with files.naming_full_disk(self._manager.directory):
+                yield
+        except files.DiskFullError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"{self._manager.directory}: a checkpoint could not be written: {error}. Those "
+                "before it are whole: put that right and repeat the command to go on from there"
+            ) from error
 
     def peek(self) -> dict[str, Any] | None:
         """The host part of the latest checkpoint: which stage, and how far; None without one."""
+        self.wait()
         if self._manager is None or self._manager.latest_step() is None:
             return None
         return self._restore()["host"]
@@ -119,16 +169,23 @@ class Checkpoints:
         return Saved(host["stage"], state, trees.combine(arrays["best"], _holes(frozen)), host)
 
     def close(self) -> None:
-        """Release the manager's threads."""
+        """Wait for what is being written, and release the manager's threads.
+
+        Raises:
+            CheckpointError: see ``wait``.
+        """
         if self._manager is not None:
-            self._manager.close()
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
             self._upload()
 
     def _upload(self) -> None:
         if hosts.is_primary():
             # First the logs: none of a checkpoint's lines may be lacking.
             storage.push_logs(*self._logs)
-            storage.settle_newest(self._folder, keep=2)
+            storage.settle_newest(self._folder, keep=self._keep)
 
     def _restore(self, **args: ocp.args.CheckpointArgs) -> Mapping[str, Any]:
         args = ocp.args.Composite(host=ocp.args.JsonRestore(), **args)

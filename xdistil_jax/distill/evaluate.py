@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from xdistil_jax.compilation import named
 from xdistil_jax.data.batches import Buckets, whole_rows
 from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.distill.feed import Feeder, Streams
@@ -95,6 +96,7 @@ def decode(logits: Float[Array, "W C"], tagged: TaggedSet) -> Int[Array, "W"]:
 
 
 @partial(jax.jit, static_argnames=("tagset", "decoding"))
+@named("decode tags")
 def _decode(
     logits: Float[Array, "W C"],
     starts: Int[Array, "S"],
@@ -108,6 +110,7 @@ def _decode(
 
 
 @partial(jax.jit, static_argnames=("tagset", "groups"))
+@named("count spans")
 def _counts(
     flat: Int[Array, "W"],
     gold: Int[Array, "W"],

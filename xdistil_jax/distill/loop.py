@@ -1,8 +1,9 @@
 """The host's side of training: evaluate, log, save, stop, step - in that order.
 
 All effects on the host happen at evaluation points, before the next step is dispatched; between
-them the loop only dispatches calls and fetches the metrics of the call before. A figure is logged
-before it is saved, so the checkpoint's line count covers it and a resumed run repeats no line.
+them the loop only dispatches calls and fetches the metrics of the call before, while what was saved
+is being written. A figure is logged before it is saved, so the checkpoint's line count covers it
+and a resumed run repeats no line.
 """
 
 import time
@@ -130,6 +131,7 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
 
     Raises:
         InterruptedRunError: when ``training.stop`` was raised; the checkpoint has the position.
+        distill.checkpoint.CheckpointError: for one that can't be read or written.
         trees.PatternError: for a stage whose patterns match no parameter.
     """
     stages = tuple(stages)
@@ -152,6 +154,7 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
         state = run.run(params, carried if stages[index].carry else None, resume=under_way)
         params, carried, under_way = merged(state), state.opt_state, False
         results, records, global_step = run.results, run.records, run.global_step
+    training.checkpoints.wait()
     return PlanResult(params, tuple(results))
 
 
@@ -221,6 +224,7 @@ class _StageRun:
             if self._asked_to_stop():
                 pending = self._settle(now, pending)
                 self._save(now)
+                training.checkpoints.wait()
                 raise InterruptedRunError(
                     f"stage {self.index + 1}/{len(self.stages)}, step {now.step:,} saved; "
                     "repeat the command to go on"

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, PyTree
 
 from xdistil_jax import trees
+from xdistil_jax.compilation import named
 from xdistil_jax.distill.losses import LOSSES
 from xdistil_jax.distill.stages import Decay, Loss, Program, Stage
 from xdistil_jax.models import partition
@@ -232,6 +233,7 @@ def train_call(model: Model, program: Program) -> Callable[..., tuple[TrainState
     The state is donated.
     """
 
+    @named(f"train step {'+'.join(program.losses)}")
     def call(state: TrainState, arrays: PyTree, feed: Feed, h: HParams) -> Any:
         frozen, key = state.frozen, state.key
 
@@ -263,6 +265,7 @@ def _at(tree: PyTree, i: Int[Array, ""]) -> PyTree:
 def loss_call(model: Model, losses: tuple[Loss, ...]) -> Callable[..., tuple[Mean, ...]]:
     """(params, arrays, feed) -> a mean for each loss, jitted, without dropout."""
 
+    @named(f"held-out loss {'+'.join(losses)}")
     def call(params: Mapping[str, Any], arrays: PyTree, feed: Feed) -> tuple[Mean, ...]:
         def body(i: Array, so_far: tuple[Mean, ...]) -> tuple[Mean, ...]:
             batch, streamed = _at((feed.batch, feed.streamed), i)
@@ -289,6 +292,7 @@ def predict_call(
     """
     model = Model(student, None, dtype, mesh, split)
 
+    @named("predict")
     def call(
         params: Params, flat: Float[Array, "W C"], feed: Feed, slots: Int[Array, "K B T"]
     ) -> Float[Array, "W C"]:

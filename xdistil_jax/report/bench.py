@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from xdistil_jax.compilation import named
 from xdistil_jax.types import EncoderOutput, Params
 
 Call = Callable[[], Any]
@@ -104,6 +105,7 @@ def compare(
 
 
 @partial(jax.jit, static_argnames="apply")
+@named("latency")
 def _logits(
     apply: Apply, params: Params, tokens: Int[Array, "B T"], lengths: Int[Array, "B"]
 ) -> Float[Array, "B T C"]:

@@ -17,7 +17,7 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from xdistil_jax.files import write_atomic
+from xdistil_jax.files import naming_full_disk, write_atomic
 
 Record = Mapping[str, Any]
 _PLACE = ("stage", "step", "global_step")
@@ -84,8 +84,10 @@ class JsonLines:
 
     def write(self, record: Record) -> None:
         """Append one line."""
-        self._file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
+        with naming_full_disk(self.path.parent):
+            self._file.write(line)
+            self._file.flush()
         self._lines += 1
 
     def progress(self, record: Record) -> None:
@@ -111,6 +113,7 @@ class TensorBoard:
     def __init__(self, folder: str | Path, *, purge_step: int | None = None) -> None:
         from tensorboardX import SummaryWriter
 
+        self._folder = folder
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, record: Record) -> None:
@@ -119,14 +122,16 @@ class TensorBoard:
         for name, value in _scalars(record):
             if name not in _PLACE:
                 self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        with naming_full_disk(self._folder):
+            self._writer.flush()
 
     def progress(self, record: Record) -> None:
         """Nothing: only evaluation points are kept."""
 
     def close(self) -> None:
         """Write what is left and close the file."""
-        self._writer.close()
+        with naming_full_disk(self._folder):
+            self._writer.close()
 
 
 class Progress:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Float, Int, Shaped, UInt64
 
 from xdistil_jax import sharding
+from xdistil_jax.compilation import named
 from xdistil_jax.models.functional import Functional
 from xdistil_jax.teacher.basis import Bases
 from xdistil_jax.teacher.codec import LOGITS, NotFiniteError, find_codec, refuse_non_finite
@@ -50,6 +51,7 @@ Done = tuple[Work, dict[str, np.ndarray]]
 
 
 @partial(jax.jit, static_argnames=("functional", "layers", "dtype", "rows"))
+@named("cache pass")
 def forward(
     params: Params,
     tokens: Int[Array, "B T"],
