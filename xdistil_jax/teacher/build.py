@@ -91,8 +91,8 @@ def build_cache(
         refuse_misfit(root, settings, only)
     rows = _check_rows(store, rows, settings)
     row_keys = keys(store.row_hashes())
-    ledger = _read(folder)
-    if hosts.primarys(has_manifest(folder) and not len(_lacking(ledger, row_keys, rows))):
+    lacking = len(_lacking(_read(folder), row_keys, rows))
+    if hosts.primarys(has_manifest(folder) and not lacking):
         say(f"{label(settings.id)}: found, {len(rows):,} rows")
         return bind(_read(folder), settings, row_keys, rows)
     own = sharding.own_mesh(mesh)
