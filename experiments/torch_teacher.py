@@ -11,7 +11,7 @@ processes; what is there already is written again and counts once.
 import sys
 
 import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModelForTokenClassification, AutoTokenizer, BatchEncoding
 
 from xdistil_jax import DataSpec, OutputsWriter, load_corpus
 
@@ -20,21 +20,40 @@ def main(name: str, out: str, train: str, dev: str, unlabelled: str, batch: int 
     """Write states of the last layer and logits for every sentence that a student may see."""
     tokenizer = AutoTokenizer.from_pretrained(name, add_prefix_space=True)
     model = AutoModelForTokenClassification.from_pretrained(name).eval()
+    longest = min(tokenizer.model_max_length, 512)
+
+    def cut(parts: list[list[str]]) -> BatchEncoding:
+        options = {"truncation": True, "max_length": longest, "padding": True}
+        return tokenizer(parts, is_split_into_words=True, return_tensors="pt", **options)
+
+    def parts_of(words: list[str]) -> list[list[str]]:
+        """A sentence that is too long is halved, until each word is read."""
+        if len(words) == 1 or len(words) - 1 in cut([words]).word_ids():
+            return [words]
+        return parts_of(words[: len(words) // 2]) + parts_of(words[len(words) // 2 :])
+
     corpus = load_corpus(DataSpec(train=train, dev=dev, unlabelled=(unlabelled,)))
     sentences = sorted({s.words for s in (*corpus.train, *corpus.transfer)}, key=len)
     tags = [model.config.id2label[number] for number in range(model.config.num_labels)]
     width = model.config.hidden_size
     with OutputsWriter(out, tags=tags, width=width) as writer, torch.inference_mode():
         for start in range(0, len(sentences), batch):
-            part = sentences[start : start + batch]
-            given = tokenizer(
-                [list(words) for words in part], is_split_into_words=True, padding=True,
-                return_tensors="pt",
-            )  # fmt: skip
+            chosen = [parts_of(list(words)) for words in sentences[start : start + batch]]
+            given = cut([part for parts in chosen for part in parts])
             said = model(**given, output_hidden_states=True)
-            for row, words in enumerate(part):
-                states, logits = said.hidden_states[-1][row].numpy(), said.logits[row].numpy()
-                writer.add(words, states, logits, word_of=given.word_ids(row))
+            row = 0
+            for parts in chosen:
+                words, word_of, rows = [], [], slice(row, row + len(parts))
+                for part in parts:
+                    word_of += [n if n is None else n + len(words) for n in given.word_ids(row)]
+                    words, row = words + part, row + 1
+                states, logits = said.hidden_states[-1][rows], said.logits[rows]
+                writer.add(
+                    words,
+                    states.flatten(0, 1).numpy(),
+                    logits.flatten(0, 1).numpy(),
+                    word_of=word_of,
+                )
 
 
 if __name__ == "__main__":

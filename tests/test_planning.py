@@ -96,6 +96,7 @@ def test_mistakes_are_answered(told, tmp_path):
     assert "has no chip 'v5x': did you mean v5" in told("plan", "--estimate", "--chip", "v5x")
     assert "--chips 0: expected 1 or more" in told("plan", "--estimate", "--chips", "0", *SMALL)
     assert "no train set: name its file" in told("plan", "--estimate")
+    assert "codec 'int9' is unknown" in told("plan", "--teacher.codec", "int9")
     assert "none.json" in told("plan", "--estimate", "--prices", str(tmp_path / "none.json"))
 
 

@@ -20,6 +20,7 @@ from xdistil_jax.distill.strategies import Recipe, Tuning, plan
 from xdistil_jax.labels import Decoding
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Placement = Literal["auto", "resident", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,11 @@ class RunConfig:
     Each batch takes as many rows from each of ``shards`` logical shards, so any number of devices
     that divides it sees the same batches: set it to the largest number that you will ever use.
     ``out`` is a folder, or ``gs://bucket/prefix`` or ``s3://…`` (see ``storage``).
-    ``decoding`` is how teacher and student turn logits into tags: see ``labels.Decoding``. Of
-    several processes one that is silent for ``heartbeat_s`` seconds counts as dead.
+    ``placement``: text and teacher cache stay on the devices, ``resident``, or are ``streamed``
+    there from the host; ``auto`` takes the first where they fill at most half of an accelerator's
+    memory. The batches are the same. ``decoding`` is how teacher and student turn logits into tags:
+    see ``labels.Decoding``. Of several processes one that is silent for ``heartbeat_s`` seconds
+    counts as dead.
     """
 
     out: str = "runs"
@@ -148,6 +152,7 @@ class RunConfig:
     held_out: int = 1000
     decoding: Decoding = "iob2"
     precision: Precision = "auto"
+    placement: Placement = "auto"
     save_every_s: float = 60.0
     heartbeat_s: int = 100
     latency: bool = True
@@ -187,6 +192,7 @@ _WITHOUT_EFFECT = {
     ("Experiment", "name"),
     ("RunConfig", "out"),
     ("RunConfig", "save_every_s"),
+    ("RunConfig", "placement"),
     ("RunConfig", "heartbeat_s"),
     ("RunConfig", "latency"),
     ("TeacherConfig", "cache"),

@@ -190,7 +190,7 @@ def _save(
         # Half of it, by an earlier version that was killed.
         shutil.rmtree(folder, ignore_errors=True)
     with files.atomic_folder(folder) as temporary:
-        tokenizer.save(temporary)
+        tokenizer.save(temporary, longest=spec.longest)
         save_encoder(temporary, spec, params, tags)
 
 

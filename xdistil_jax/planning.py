@@ -63,10 +63,13 @@ def plan_texts(experiment: "Experiment", given: argparse.Namespace) -> Iterator[
     """The stages and what was asked for beside them, each as soon as it is known.
 
     Raises:
-        ValueError: for a chip or a table of prices that can't be used.
+        ValueError: for a codec, a chip or a table of prices that can't be used.
     """
     from xdistil_jax.distill.stages import describe
+    from xdistil_jax.teacher.names import kept_by
 
+    for teacher in (experiment.teacher, *experiment.ensemble.teachers):
+        kept_by(teacher.codec)
     states = f"cached as {experiment.teacher.codec}, imitated as {experiment.student.imitate}"
     name = f"{experiment.name}, {experiment.strategy}"
     yield f"{name}; {states}\n\n{describe(experiment.plan())}"

@@ -37,6 +37,12 @@ def platform(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def device_memory(mesh: Mesh) -> int:
+    """Bytes of memory of each device; 0 where the platform doesn't say, as on a CPU."""
+    mine = [each for each in mesh.devices.flat if each.process_index == jax.process_index()]
+    return min((each.memory_stats() or {}).get("bytes_limit", 0) for each in mine)
+
+
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """Rows over ``data``; ``leading`` axes before them (steps of one call) are not split."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, "data"))

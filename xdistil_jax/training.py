@@ -1,6 +1,6 @@
 """A plan, run in a folder: data placed, checkpoints, metrics.jsonl and TensorBoard around it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.evaluate import HeldOut, tagged_set
 from xdistil_jax.distill.loop import PlanResult, Training, Writer, run_plan
+from xdistil_jax.distill.resident import Resident, hold, room
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import Model
 from xdistil_jax.labels import TagSet
@@ -49,13 +50,14 @@ def train_plan(
     writer = Writers(_writers(folder, session, saved) if hosts.is_primary() else ())
     sources = [_source(store, rows, run_.temperature) for rows in (labelled, transfer)]
     lookup = None if teacher is None else teacher.lookup
+    resident = _held(session, store, sources, teacher, mesh, buckets)
     training = Training(
         Model(spec, lookup, session.dtype, mesh, split_over is not None), store, *sources,
         buckets.capped(*sources),
         tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding), teacher,
         () if teacher is None else replicate(teacher.arrays, mesh),
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,
-        checkpoints, writer, session.stop,
+        checkpoints, writer, session.stop, resident,
     )  # fmt: skip
     session.stop.listening = True
     try:
@@ -64,6 +66,21 @@ def train_plan(
         session.stop.listening = False
         writer.close()
         checkpoints.close()
+
+
+def _held(
+    session: Session, store: EncodedStore, sources: Sequence[Source], teacher: Teacher | None,
+    mesh: Mesh, buckets: Buckets,
+) -> Resident | None:  # fmt: skip
+    """Text and targets on the devices, where the experiment wants them there, or they fit."""
+    placement = session.experiment.run.placement
+    limit = None if placement == "resident" else hosts.primarys(room(mesh))
+    if placement == "streamed" or limit == 0:
+        return None
+    return hold(
+        store, *sources, teacher, mesh,
+        shards=buckets.shards, widest=buckets.widths[-1], limit=limit,
+    )  # fmt: skip
 
 
 def _writers(folder: Path, session: Session, saved: Mapping[str, int]) -> tuple[Writer, ...]:

@@ -97,10 +97,16 @@ class Tokenizer:
         }
         return [[cut[word] for word in words] for words in sentences]
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json``, which ``load_tokenizer`` and transformers read."""
+    def save(self, folder: str | Path, *, longest: int | None = None) -> None:
+        """Write ``tokenizer.json``, which ``load_tokenizer`` and transformers read.
+
+        ``longest`` is the number of pieces that transformers cuts text to, where it is asked to.
+        """
         Path(folder).mkdir(parents=True, exist_ok=True)
         files.write_atomic(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
+        if longest is not None:
+            config = json.dumps({"model_max_length": longest})
+            files.write_atomic(Path(folder) / "tokenizer_config.json", config)
 
 
 def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:

@@ -19,6 +19,7 @@ from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints, Saved
 from xdistil_jax.distill.evaluate import HeldOut, TaggedSet, dev_f1
 from xdistil_jax.distill.feed import Feeder, Streams
+from xdistil_jax.distill.resident import Resident
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import (
     CallMetrics,
@@ -69,7 +70,10 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that the stages of a plan share. It has no handle on a test set."""
+    """Everything that the stages of a plan share. It has no handle on a test set.
+
+    With ``resident`` the batches are gathered on the devices, else they are streamed there.
+    """
 
     model: Model
     store: EncodedStore
@@ -85,6 +89,7 @@ class Training:
     checkpoints: Checkpoints = field(default_factory=lambda: Checkpoints(None))
     writer: Writer = _Silent()
     stop: StopFlag = field(default_factory=StopFlag)
+    resident: Resident | None = None
 
 
 class StageResult(NamedTuple):
@@ -199,6 +204,7 @@ class _StageRun:
             training.teacher,
             training.model.mesh,
             training.steps_per_call,
+            training.resident,
         )
         call_steps = train_call(training.model, self.stage.program)
         calls = self.sampler.calls(now.step, training.steps_per_call)

@@ -9,7 +9,6 @@
 The principal directions are those of a sample of the cached text (``teacher.basis``).
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int8, Shaped
 
 from xdistil_jax.teacher.basis import Basis
+from xdistil_jax.teacher.names import kept_by
 
 
 class NotFiniteError(ValueError):
@@ -150,14 +150,5 @@ def find_codec(name: str) -> Codec:
     Raises:
         ValueError: for an unknown one, with the choices.
     """
-    if name == "bf16":
-        return Codec(name, BF16)
-    if name == "int8":
-        return Codec(name, INT8)
-    if found := re.fullmatch(r"pca-(?:([1-9]\d*)|(0\.\d*[1-9]))", name):
-        count, share = found.groups()
-        return Codec(name, INT8, int(count) if count else float(share))
-    raise ValueError(
-        f"codec {name!r} is unknown: choose from bf16, int8, pca-R (R principal coordinates, such "
-        "as pca-256) and pca-E (as many as hold the share E of the energy, such as pca-0.99)"
-    )
+    kept = kept_by(name)
+    return Codec(name, BF16 if name == "bf16" else INT8, kept)
