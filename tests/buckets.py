@@ -9,6 +9,7 @@ in a run by SIGKILL after ``DEATH`` calls, in a cache when it touches its files 
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,16 +68,26 @@ def emulated_s3() -> Iterator[dict[str, str]]:
 EMULATORS = {"gs": emulated_gs, "s3": emulated_s3}
 NEEDS = {"gs": ("gcsfs", "gcp_storage_emulator"), "s3": ("s3fs", "moto", "flask", "flask_cors")}
 
-if __name__ == "__main__":
-    hosts.connect(heartbeat_seconds=10)
-    what, url, scratch, *death = sys.argv[1:]
+
+def main(what: str, url: str, scratch: str, *death: str) -> None:
+    """The toy run, or the toy cache, in this process."""
     os.environ["XDISTIL_SCRATCH"] = f"{scratch}/{jax.process_index()}"
     folder = storage.start(url, writes=True)
     if what == "run":
-        across.run(folder, *map(int, death))
-    else:
-        if death and int(death[0]) == jax.process_index():
-            kill_at(int(death[1]), str(folder / "cache"))
-        store = make_store(TEXT)
-        cache = build_toy(folder / "cache", store, devices=len(jax.devices()), shard_bytes=6_000)
-        assert len(cache.rows) == store.rows
+        return across.run(folder, *map(int, death))
+    if death and int(death[0]) == jax.process_index():
+        kill_at(int(death[1]), str(folder / "cache"))
+    store = make_store(TEXT)
+    cache = build_toy(folder / "cache", store, devices=len(jax.devices()), shard_bytes=6_000)
+    assert len(cache.rows) == store.rows
+    return None
+
+
+if __name__ == "__main__":
+    hosts.connect(heartbeat_seconds=10)
+    try:
+        main(*sys.argv[1:])
+    except BaseException:
+        # At once: on its usual way out a process waits for the others, and they for it.
+        traceback.print_exc()
+        os._exit(1)

@@ -16,8 +16,9 @@ from tests.teacher.across import TEXT
 from tests.teacher.toys import build_toy, contents, make_store, random_rows
 from tests.test_pipeline import StopAfter, compiled_once, lines, shrunk, weights
 from xdistil_jax import Tagger, cli, files, pipeline, storage
-from xdistil_jax.bucket import Bucket, StorageError
+from xdistil_jax.bucket import Bucket
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
+from xdistil_jax.storage import StorageError
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A fixture, used by every test of this file.
@@ -225,10 +226,25 @@ def test_what_is_lacking_is_said(tmp_path, monkeypatch):
     forget_connections("s3")
     with pytest.raises(StorageError, match=r"s3://there/x can't be reached .* look at the network"):
         storage.start("s3://there/x", writes=True)
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    forget_connections("s3")
-    with pytest.raises(StorageError, match=r'pip install "xdistil_jax\[s3\]"'):
-        storage.start("s3://there/x", writes=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "absent", "extra"),
+    [("gs://there/x", "gcsfs", "gcs"), ("s3://there/x", "s3fs", "s3"), ("s3://x", "fsspec", "s3")],
+)
+def test_an_extra_that_is_not_installed_is_named(tmp_path, url, absent, extra):
+    code = (
+        f"import sys; sys.modules[{absent!r}] = None; from xdistil_jax import storage\n"
+        f"try: storage.start({url!r}, writes=True)\n"
+        "except storage.StorageError as error: print(error)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False,
+        env={**os.environ, "XDISTIL_SCRATCH": str(tmp_path)},
+    )  # fmt: skip
+    package = "gcsfs" if url.startswith("gs") else "s3fs"
+    message = f"{url} needs {package}, which is not installed: pip install"
+    assert said.stdout == f'{message} "xdistil_jax[{extra}]"\n', said.stderr
 
 
 def test_caches_in_a_bucket_are_listed_and_removed(machines, capsys):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-_EXTRAS = {"gs": "gcs", "s3": "s3"}
+# What fsspec needs, and the extra that installs it.
+_NEEDS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _LOGIN = {"gs": "gcloud auth application-default login", "s3": "aws configure"}
 _REFUSALS = ("Credential", "Forbidden", "Unauthorized", "Anonymous caller", "401", "403")
 Answer = TypeVar("Answer")
@@ -34,7 +35,7 @@ class Bucket:
             ValueError: if it is neither ``gs://bucket/…`` nor ``s3://bucket/…``.
         """
         scheme, _, rest = url.partition("://")
-        if scheme not in _EXTRAS or not rest.strip("/"):
+        if scheme not in _NEEDS or not rest.strip("/"):
             raise ValueError(f"{url}: expected a folder, gs://BUCKET/PREFIX or s3://BUCKET/PREFIX")
         return cls(f"{scheme}://{rest.strip('/')}")
 
@@ -118,9 +119,10 @@ class Bucket:
         try:
             return question(_system(scheme))
         except ImportError as error:
+            package, extra = _NEEDS[scheme]
             raise StorageError(
-                f"{scheme}:// needs {error.name or error}, which is not installed: pip install "
-                f'"xdistil_jax[{_EXTRAS[scheme]}]"'
+                f"{self.url} needs {package}, which is not installed: pip install "
+                f'"xdistil_jax[{extra}]"'
             ) from error
         except Exception as error:
             raise StorageError(_complaint(self.url, error)) from error

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from xdistil_jax.bucket import Bucket
+from xdistil_jax.bucket import StorageError as StorageError
 
 _WHOLE = ".whole"
 # In a mirror: whose it is; what is on its way; and, in a folder, that only some files were fetched.

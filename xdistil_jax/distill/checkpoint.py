@@ -74,6 +74,8 @@ class Checkpoints:
                 folder.mkdir(parents=True, exist_ok=True)
                 options = dataclasses.replace(options, **_alone())
             self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+            if self._apart:
+                self._refuse_other()
             self._number = self._manager.latest_step() or 0
 
     def due(self) -> bool:
@@ -181,6 +183,15 @@ class Checkpoints:
                 self._manager.close()
             self._upload()
 
+    def _refuse_other(self) -> None:
+        """Hosts apart could each begin at a checkpoint of their own, and would wait for ever."""
+        own = self._manager.latest_step()
+        if (newest := hosts.primarys(own)) != own:
+            raise CheckpointError(
+                f"{self._folder} goes up to checkpoint {own}, on the first host to {newest}: "
+                "delete that folder, here only, and repeat the command"
+            )
+
     def _upload(self) -> None:
         if hosts.is_primary():
             # First the logs: none of a checkpoint's lines may be lacking.
@@ -201,10 +212,11 @@ class Checkpoints:
 
     def _complaint(self, error: object) -> str:
         path = pathlib.Path(self._manager.directory, str(self._manager.latest_step()))
+        url = storage.shown(path)
+        there = "" if url == str(path) else f" and {url}"
         return (
-            f"checkpoint {path} is damaged or of another run: {error}. Delete "
-            f"{storage.places(path)} to go on "
-            "from the one before, or the whole run folder to start again"
+            f"checkpoint {path} is damaged or of another run: {error}. Delete that folder{there} "
+            "to go on from the one before, or the whole run folder to start again"
         )
 
 
