@@ -64,8 +64,10 @@ def train_plan(
         return run_plan(training, stages, params)
     finally:
         session.stop.listening = False
-        writer.close()
-        checkpoints.close()
+        try:
+            writer.close()
+        finally:
+            checkpoints.close()
 
 
 def _held(

@@ -40,8 +40,8 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The last ``keep`` checkpoints of a run. ``every`` seconds pass between saves that aren't due.
 
-    Saving is a no-op when ``folder`` is None. Where that lies in the mirror of a bucket, the newest
-    one that is finished is uploaded with each save, after the ``logs`` (files and folders).
+    Saving is a no-op when ``folder`` is None. Where that lies in the mirror of a bucket, each is
+    waited for and uploaded, after the ``logs`` (files and folders).
     """
 
     def __init__(
@@ -55,10 +55,9 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"run.keep_checkpoints is {keep}: a run goes on from the last of them")
         self.every, self._keep, self._logs, self._folder = every, keep, logs, folder
+        self._mirrored = folder is not None and storage.Mirror.of(folder) is not None
         # The mirrors of a bucket lie apart, each on its host: there one process saves alone.
-        self._apart = (
-            folder is not None and hosts.several() and storage.Mirror.of(folder) is not None
-        )
+        self._apart = self._mirrored and hosts.several()
         self._last = time.monotonic()
         self._manager = None
         self._number = 0
@@ -92,9 +91,6 @@ class Checkpoints:
         """
         if self._manager is None:
             return
-        # Before a new one begins to take the place of what is uploaded.
-        self.wait()
-        self._upload()
         # Fetched once, for the digest and for the file. The next step is given these buffers, but
         # Orbax has copied what it is handed before it returns. Not so the numbers in JSON, which it
         # writes out later: those are copied here.
@@ -115,6 +111,10 @@ class Checkpoints:
                 ),
                 force=True,
             )
+        if self._mirrored:
+            # What outlives this machine is the copy in the bucket.
+            self.wait()
+            self._upload()
 
     def wait(self) -> None:
         """Return when what was saved is on the disk.
