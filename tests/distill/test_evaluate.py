@@ -51,7 +51,9 @@ class _Table(nnx.Module):
         self.logits = nnx.Param(jnp.zeros((spec.vocab_size, len(TAGS))))
         self.hidden = nnx.Param(jnp.zeros((spec.vocab_size, WIDTH)))
 
-    def __call__(self, tokens, lengths, token_types=None, *, key=None, dtype=jnp.float32):
+    def __call__(
+        self, tokens, lengths, token_types=None, *, key=None, dtype=jnp.float32, rows=None
+    ):
         hidden = {"layer_1": self.hidden[...][tokens]}
         return EncoderOutput(hidden, self.logits[...][tokens])
 

@@ -52,7 +52,9 @@ class _Toy(nnx.Module):
         self.projection = leaves(kernel=(size, WIDTH), bias=(WIDTH,))
         self.head = leaves(kernel=(WIDTH, len(TAGS)), bias=(len(TAGS),))
 
-    def __call__(self, tokens, lengths, token_types=None, *, key=None, dtype=jnp.float32):
+    def __call__(
+        self, tokens, lengths, token_types=None, *, key=None, dtype=jnp.float32, rows=None
+    ):
         real = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
         x = dropout(self.embed["table"][...][tokens], self.spec.dropout, key)
         x = jnp.where(real[..., None], x, 0.0)

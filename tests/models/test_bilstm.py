@@ -1,5 +1,6 @@
 """The paper's student: its sizes, blind to padding, equal to torch's LSTM and a plain one."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from xdistil_jax import trees
 from xdistil_jax.models.bilstm import BiLSTMSpec, bilstm, parameter_count
 from xdistil_jax.models.functional import abstract_params, build
+from xdistil_jax.sharding import batch_sharding, make_mesh, replicated
 
 SPEC = BiLSTMSpec(vocab_size=31, embed=5, hidden=4, teacher_width=6, classes=3, imitates="layer_2")
 SPECS = [
@@ -193,8 +195,9 @@ def unrolled(x, lengths, kernel, recurrent, bias):
     return jnp.stack(rows)
 
 
+@pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_gradients_equal_those_of_an_unrolled_loop(dtype):
+def test_gradients_equal_those_of_an_unrolled_loop(dtype, spread):
     layer = [PARAMS["bilstm"][name] for name in ("kernel", "recurrent", "bias")]
     lengths = [4, 2, 1, 0]
     rng = np.random.default_rng(4)
@@ -203,7 +206,7 @@ def test_gradients_equal_those_of_an_unrolled_loop(dtype):
     real = jnp.asarray(np.arange(4) < np.array(lengths)[:, None])
 
     def ours(x, *layer):
-        return jnp.sum(bilstm(x.astype(dtype), real, *layer) * weight)
+        return jnp.sum(bilstm(x.astype(dtype), real, *layer, spread=spread) * weight)
 
     def theirs(x, *layer):
         return jnp.sum(unrolled(x, lengths, *layer) * weight)
@@ -215,6 +218,29 @@ def test_gradients_equal_those_of_an_unrolled_loop(dtype):
         assert one.dtype == jnp.float32
         np.testing.assert_allclose(one, other, atol=atol)
     assert (np.asarray(pairs[0][1][0])[~np.asarray(real)] == 0).all()
+
+
+def test_rows_that_are_spread_over_devices_are_summed_once():
+    """And not at each step of time: nothing is exchanged inside a loop."""
+    mesh = make_mesh(jax.devices()[:4])
+    rows, whole = batch_sharding(mesh), replicated(mesh)
+    tokens = jax.ShapeDtypeStruct((8, 6), jnp.int32, sharding=rows)
+    lengths = jax.ShapeDtypeStruct((8,), jnp.int32, sharding=rows)
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), PARAMS
+    )
+
+    def loss(params, tokens, lengths):
+        return build(SPEC).apply(params, tokens, lengths, rows=rows).logits.sum()
+
+    step = jax.jit(jax.grad(loss), out_shardings=whole)
+    text = step.lower(params, tokens, lengths).compile().as_text()
+    loops = set(re.findall(r"body=%?([\w.-]+)", text))
+    assert loops
+    bodies = [part for part in text.split("\n\n") if (part.split() or [""])[0].lstrip("%") in loops]
+    assert len(bodies) == len(loops)
+    assert "all-reduce" in text
+    assert not any("all-reduce" in body for body in bodies)
 
 
 def reference(spec, params, tokens, length):

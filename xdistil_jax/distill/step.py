@@ -313,5 +313,6 @@ def _forward(model: Model, params: Mapping[str, Any], batch: Batch) -> EncoderOu
 
 
 def _options(model: Model) -> dict[str, Any]:
-    rows = {"rows": batch_sharding(model.mesh)} if model.split else {}
+    spread = model.split or model.mesh.shape["data"] > 1
+    rows = {"rows": batch_sharding(model.mesh)} if spread else {}
     return {"dtype": jnp.dtype(model.dtype), **rows}

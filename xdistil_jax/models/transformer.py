@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Sharding
 from jaxtyping import Array, DTypeLike, Int
 
 from xdistil_jax.models.encoder import Encoder, EncoderSpec
@@ -54,8 +55,9 @@ class TransformerStudent(Encoder):
         *,
         key: Array | None = None,
         dtype: DTypeLike = jnp.float32,
+        rows: Sharding | None = None,
     ) -> EncoderOutput:
-        output = super().__call__(tokens, lengths, token_types, key=key, dtype=dtype)
+        output = super().__call__(tokens, lengths, token_types, key=key, dtype=dtype, rows=rows)
         top = output.hidden[self.spec.hidden_names[-1]].astype(dtype)
         params = {name: self.projection[name][...] for name in ("kernel", "bias")}
         return output._replace(hidden={self.imitates: dense(params, top).astype(jnp.float32)})
