@@ -77,6 +77,7 @@ def test_a_unigram_teacher_teaches_a_wordpiece_student(xlmr, corpus, tmp_path, p
     assert isinstance(entities, list)
 
 
+@pytest.mark.slow
 def test_a_capped_vocabulary_makes_a_smaller_student(xlmr, corpus, tmp_path):
     sizes = {}
     for cap in (0, 150):
@@ -154,10 +155,8 @@ def two(xlmr, corpus, tmp_path) -> Experiment:
     return dataclasses.replace(alone, ensemble=ensemble, strategy="D1")
 
 
-@pytest.mark.parametrize(
-    ("states", "width"),
-    [("first", 0), pytest.param("concatenated", 20, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("states", "width"), [("first", 0), ("concatenated", 20)])
 def test_two_teachers_teach_one_student(two, tmp_path, states, width):
     ensemble = dataclasses.replace(two.ensemble, states=states, width=width)
     result = pipeline.run(
@@ -171,6 +170,7 @@ def test_two_teachers_teach_one_student(two, tmp_path, states, width):
     assert pipeline.run_again(result.folder).dev == result.dev
 
 
+@pytest.mark.slow
 def test_a_teacher_of_weight_one_scores_alone(two, xlmr, tmp_path):
     heard = dataclasses.replace(two.ensemble, weights=(1.0, 0.0), by_language=())
     together = pipeline.run(dataclasses.replace(two, ensemble=heard)).dev["teacher"]
