@@ -11,10 +11,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from xdistil_jax.models.functional import dropout
+from xdistil_jax.sharding import platform
 from xdistil_jax.types import EncoderOutput
 
 
@@ -96,7 +97,7 @@ class BiLSTMStudent(nnx.Module):
         *,
         key: Array | None = None,
         dtype: DTypeLike = jnp.float32,
-        rows: Sharding | None = None,
+        rows: NamedSharding | None = None,
     ) -> EncoderOutput:
         spec = self.spec
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
@@ -107,7 +108,7 @@ class BiLSTMStudent(nnx.Module):
             x = x + source @ self.embed["projection"][...].astype(dtype)
         x = dropout(x, spec.dropout, keys[0])
         weights = (self.bilstm[name][...] for name in ("kernel", "recurrent", "bias"))
-        states = bilstm(x, real, *weights, spread=rows is not None)
+        states = bilstm(x, real, *weights, spread=_spread(rows))
         states = dropout(states, spec.dropout, keys[1])
         projected = _apply_dense(self.projection, states)
         if spec.projection == "gelu":
@@ -126,6 +127,14 @@ def _dense(rngs: nnx.Rngs, inputs: int, outputs: int) -> nnx.Dict:
 
 def _apply_dense(layer: nnx.Dict, x: Float[Array, "B T D"]) -> Float[Array, "B T D2"]:
     return x @ layer["kernel"][...].astype(x.dtype) + layer["bias"][...].astype(x.dtype)[None, None]
+
+
+def _spread(rows: NamedSharding | None) -> bool:
+    """Are rows split over devices whose compiler would sum over them at each step of time?
+
+    That of the TPU takes the sum out of the loop (tpu/COMPILED.md).
+    """
+    return rows is not None and platform(rows.mesh) != "tpu"
 
 
 def bilstm(
@@ -191,7 +200,7 @@ def _recur_back(spread: bool, kept: tuple, cotangent: Array) -> tuple[Array, Non
 
     Of rows that are spread over devices that would be a sum over the devices, too, at each step:
     on CPUs and GPUs XLA leaves it in the loop. There it is one product over all steps, at the end,
-    which takes a tenth to a third longer on one CPU (64 and 128 rows of 32).
+    which takes a tenth to a third longer on one CPU (64 and 128 rows of 32), and memory.
     """
     at_each_step, mask, weights = kept
     E = weights.shape[2] - weights.shape[1] // 4
@@ -206,12 +215,13 @@ def _recur_back(spread: bool, kept: tuple, cotangent: Array) -> tuple[Array, Non
             dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)
         )  # fmt: skip
         d_gates = jnp.concatenate(by_gate, axis=1)
-        d_joined = _product("sig,sgb->sib", turned, d_gates.astype(joined.dtype))
+        rounded = d_gates.astype(joined.dtype)
+        d_joined = _product("sig,sgb->sib", turned, rounded)
         out = d_joined[:, :E].astype(joined.dtype)
         if spread:
-            return (d_joined[:, E:], dc * f), (out, d_gates)
+            return (d_joined[:, E:], dc * f), (out, rounded)
         d_weights, d_bias = sums
-        d_weights += _product("sgb,sib->sgi", d_gates.astype(joined.dtype), joined)
+        d_weights += _product("sgb,sib->sgi", rounded, joined)
         d_bias += d_gates.sum(-1, keepdims=True)
         return (d_joined[:, E:], dc * f, d_weights, d_bias), (out, None)
 
@@ -222,8 +232,8 @@ def _recur_back(spread: bool, kept: tuple, cotangent: Array) -> tuple[Array, Non
     )
     if spread:
         joined = at_each_step[-1]
-        product = _product("tsgb,tsib->sgi", d_gates.astype(joined.dtype), joined)
-        sums = [product, d_gates.sum((0, 3))[..., None]]
+        of_bias = d_gates.sum((0, 3), dtype=jnp.float32)[..., None]
+        sums = [_product("tsgb,tsib->sgi", d_gates, joined), of_bias]
     d_weights, d_bias = sums
     return d_x, None, d_weights.astype(weights.dtype), d_bias
 
