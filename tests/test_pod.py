@@ -142,6 +142,7 @@ def test_a_process_that_is_silent_counts_as_dead_when_the_run_says_so(start, tmp
     os.kill(process(run, 1), signal.SIGSTOP)
     # 100 seconds are the default.
     said, _ = run.communicate(timeout=80)
-    assert run.returncode == 1
+    # Whoever is left ends in Python, or is ended by JAX's runtime, whichever hears of it first.
+    assert run.returncode in (1, 128 + signal.SIGABRT)
     assert "Task 1 heartbeat timeout" in said
     assert "repeat the command to go on" in said
