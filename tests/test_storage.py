@@ -92,6 +92,15 @@ def test_what_one_machine_has_written_is_on_the_next(machines):
     assert storage.bytes_of(second / "stores" / "10") == storage.bytes_of(first / "stores" / "10")
 
 
+@pytest.mark.parametrize("end", [b"", b"\r", b"\n", b"\r\n", b"\n\r"])
+def test_objects_keep_their_last_byte(machines, tmp_path, end):
+    bucket, content = Bucket.at(machines.url), b"\x00\xff" + end
+    bucket.write("written", content)
+    (tmp_path / "file").write_bytes(content)
+    bucket.upload({"a file": tmp_path / "file", "another": tmp_path / "file"})
+    assert bucket.read(["written", "a file", "another"]) == [content] * 3
+
+
 def test_what_is_under_way_stays_on_the_disk(machines):
     first = machines.on("first")
     before = machines.there()
