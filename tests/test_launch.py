@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from xdistil_jax.launch import launch
+from xdistil_jax.launch import _culprit, launch
 
 NUMBER = "import os, sys, time, signal; number = int(os.environ['JAX_PROCESS_ID']); "
 
@@ -42,16 +42,39 @@ def test_each_process_knows_the_others(tmp_path):
         ("sys.exit(3)", 3, "process 1 of 0 to 2 ended with code 3"),
     ],
 )
-def test_the_one_that_failed_is_named_and_not_those_it_pulled_down(death, code, message):
-    found, said = started(
-        f"time.sleep(0.3); number == 1 and ({death}); time.sleep(0.01); os.abort()"
-        if code == 137
-        else f"number == 1 and ({death}); time.sleep(60)"
-    )
+def test_the_one_that_failed_is_named_and_not_those_it_pulled_down(death, code, message, tmp_path):
+    pulled_down = """
+status = "/proc/" + pid(1) + "/stat"
+while os.path.exists(status) and ") Z " not in open(status).read(): time.sleep(0.01)
+os.abort()"""
+    found, said = started(f"""
+def pid(number):
+    path = {str(tmp_path)!r} + f"/{{number}}"
+    while not os.path.exists(path): time.sleep(0.01)
+    return open(path).read()
+written = {str(tmp_path)!r} + f"/{{number}}"
+open(written + ".new", "w").write(str(os.getpid())); os.rename(written + ".new", written)
+if number == 1: {death}
+{pulled_down if code == 137 else "time.sleep(60)"}""")
     assert found == code
     [line] = said
     assert line.startswith(message)
     assert line.endswith("repeat the command to go on")
+
+
+def test_a_death_between_two_looks_is_seen():
+    class Child:
+        """Asked in turn: alive the first time, if it is the one that dies just then."""
+
+        def __init__(self, *codes):
+            self.codes, self.returncode = list(codes), None
+
+        def poll(self):
+            self.returncode = self.codes.pop(0) if self.codes else self.returncode
+            return self.returncode
+
+    assert _culprit([Child(None, -signal.SIGKILL), Child(-signal.SIGABRT)]) == 0
+    assert _culprit([Child(None, -signal.SIGKILL), Child(None)]) is None
 
 
 def test_sigterm_reaches_all_and_after_the_grace_they_are_killed(tmp_path):

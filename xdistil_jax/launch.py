@@ -96,6 +96,9 @@ def _culprit(children: Sequence[subprocess.Popen]) -> int | None:
 
     Its survivors abort, or end with an error of the collectives, within milliseconds.
     """
+    if not any([child.poll() for child in children]):
+        return None
+    # The first to be seen dead may have been pulled down by one asked before it: so all once more.
     codes = {number: child.returncode for number, child in enumerate(children) if child.poll()}
     return min(codes, key=lambda n: (codes[n] == -signal.SIGABRT, codes[n] > 0), default=None)
 
