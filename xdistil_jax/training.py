@@ -12,8 +12,9 @@ from xdistil_jax.data.batches import Buckets, Source, choose_widths, language_ra
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.evaluate import HeldOut, tagged_set
+from xdistil_jax.distill.filling import hold, room
 from xdistil_jax.distill.loop import PlanResult, Training, Writer, run_plan
-from xdistil_jax.distill.resident import Resident, hold, room
+from xdistil_jax.distill.resident import Resident
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import Model
 from xdistil_jax.labels import TagSet
@@ -74,15 +75,26 @@ def _held(
     session: Session, store: EncodedStore, sources: Sequence[Source], teacher: Teacher | None,
     mesh: Mesh, buckets: Buckets,
 ) -> Resident | None:  # fmt: skip
-    """Text and targets on the devices, where the experiment wants them there, or they fit."""
+    """Text and targets on the devices, where the experiment wants them there, or they fit.
+
+    Raises:
+        ValueError: if they are wanted there and can't be.
+    """
     placement = session.experiment.run.placement
     limit = None if placement == "resident" else hosts.primarys(room(mesh))
     if placement == "streamed" or limit == 0:
         return None
-    return hold(
+    held = hold(
         store, *sources, teacher, mesh,
         shards=buckets.shards, widest=buckets.widths[-1], limit=limit,
     )  # fmt: skip
+    if held is None and placement == "resident":
+        raise ValueError(
+            f"run.placement is resident, but one of the {buckets.shards} shards of the text has "
+            "more numbers than 32 bits count: set run.shards to a multiple of it, or "
+            "run.placement to streamed"
+        )
+    return held
 
 
 def _writers(folder: Path, session: Session, saved: Mapping[str, int]) -> tuple[Writer, ...]:

@@ -19,9 +19,11 @@ from tests.distill.toys import (
     make_sampler,
     make_training,
 )
+from xdistil_jax.distill import filling
 from xdistil_jax.distill.feed import Feeder
+from xdistil_jax.distill.filling import hold, room
 from xdistil_jax.distill.loop import run_plan
-from xdistil_jax.distill.resident import _gather_call, hold, room
+from xdistil_jax.distill.resident import _gather_call
 from xdistil_jax.sharding import batch_sharding
 
 
@@ -88,8 +90,9 @@ def test_a_run_is_the_streamed_one_bit_for_bit():
 def test_a_device_holds_its_own_shards_and_gathers_from_them_alone():
     mesh, sampler = make_model(8).mesh, make_sampler(0.5)
     where = held(sampler, mesh)
+    assert len(where.held) == 2
     for leaf in jax.tree.leaves(where.held):
-        assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {2}
+        assert {8 * part.data.shape[0] for part in leaf.addressable_shards} == {leaf.shape[0]}
     rows = np.zeros((3, 32), np.int32)
     batch, role = (jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s) for a, s in (
         (rows, batch_sharding(mesh, leading=1)), (rows[0] > 0, batch_sharding(mesh)),
@@ -106,3 +109,14 @@ def test_what_does_not_fit_is_not_held():
     assert held(sampler, mesh, limit=sum(parts)) is not None
     assert held(sampler, mesh, limit=sum(parts) - 1) is None
     assert room(mesh) == 0, "a CPU does not say how much memory it has"
+
+
+def test_what_can_not_be_numbered_is_not_held(monkeypatch):
+    sampler, mesh = make_sampler(0.5), make_model(2).mesh
+    monkeypatch.setattr(filling._Filling, "can_be_numbered", False)
+    assert held(sampler, mesh) is None
+
+
+def test_devices_that_do_not_divide_the_shards_are_refused():
+    with pytest.raises(ValueError, match="3 devices does not divide the 16 logical shards"):
+        held(make_sampler(0.5), make_model(3).mesh)

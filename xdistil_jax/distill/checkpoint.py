@@ -55,7 +55,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"run.keep_checkpoints is {keep}: a run goes on from the last of them")
         self.every, self._keep, self._logs, self._folder = every, keep, logs, folder
-        self._mirrored = folder is not None and storage.Mirror.of(folder) is not None
+        self._mirrored = folder is not None and storage.is_mirrored(folder)
         # The mirrors of a bucket lie apart, each on its host: there one process saves alone.
         self._apart = self._mirrored and hosts.several()
         self._last = time.monotonic()

@@ -75,6 +75,15 @@ def masked_batch(
     )  # fmt: skip
 
 
+def refuse_devices(shards: int, mesh: Mesh) -> None:
+    """Raise ValueError if the mesh's data axis doesn't divide the logical ``shards``."""
+    if shards % (devices := mesh.shape["data"]):
+        raise ValueError(
+            f"a data axis of {devices} devices does not divide the {shards} logical shards: "
+            f"use a number of devices that does, or set run.shards to a multiple of {devices}"
+        )
+
+
 class Feeder(NamedTuple):
     """Turns calls into feeds of a fixed number of steps, placed on the mesh."""
 
@@ -99,12 +108,7 @@ class Feeder(NamedTuple):
         Raises:
             ValueError: if the mesh's data axis doesn't divide the logical shards.
         """
-        shards, devices = self.buckets.shards, self.mesh.shape["data"]
-        if shards % devices:
-            raise ValueError(
-                f"a data axis of {devices} devices does not divide the {shards} logical shards: "
-                f"use a number of devices that does, or set run.shards to a multiple of {devices}"
-            )
+        refuse_devices(self.buckets.shards, self.mesh)
         width = self.buckets.widths[call.bucket]
         rows = self.filled(call)
         own = own_rows(self.mesh, rows.shape[1])

@@ -5,6 +5,7 @@ whole shards: so it gathers from what is its own, and nothing is exchanged. What
 for bit, what ``feed.Feeder`` streams from the host.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,38 +17,40 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
-from xdistil_jax.data.batches import Source
-from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.distill.feed import Streams, masked_batch
-from xdistil_jax.sharding import batch_sharding, device_memory, place_batch
+from xdistil_jax.sharding import batch_sharding, place_batch
 from xdistil_jax.types import Batch
 
-# Of a device's memory; the rest is for parameters, moments and activations.
-_SHARE = 0.5
-# Rows that the teacher is asked for at once.
-_CHUNK = 1024
 
+class Shard(NamedTuple):
+    """A logical shard on each of D devices, whose parts lie end to end in every leaf.
 
-class Held(NamedTuple):
-    """What lies on the devices, S logical shards split over ``data``.
-
-    Leaves of ``pieces`` [S, N, …] have the pieces of a shard's rows end to end, those of ``rows``
-    [S, R, …] an entry for each row; row r of a shard begins at piece ``start[r]``. Row 0 is none:
-    it has no piece, and for it stands what the teacher streams where a batch is filled up.
+    Leaves of ``pieces`` [D N W] have the pieces of the rows end to end, without axes of their own:
+    a TPU would pad those, or copy all to turn them round. Leaves of ``rows`` [D R, …] have an entry
+    for each row; row r begins at piece ``start[r]``. Row 0 is none: it has no piece, and for it
+    stands what the teacher streams where a batch is filled up.
     """
 
-    pieces: PyTree
-    rows: PyTree
-    start: Int[Array, "S R"]
-    length: Int[Array, "S R"]
+    pieces: tuple[dict[str, Any], list[Any]]
+    rows: list[Any]
+    start: Int[Array, "R"]
+    length: Int[Array, "R"]
+
+
+Held = tuple[Shard, ...]
+"""All that lies on the devices: with S logical shards S / D for each of the D of ``data``."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How what a teacher streams is told apart: which of its leaves have an entry a piece."""
+    """How what a teacher streams is told apart: which of its leaves have an entry a piece.
+
+    ``shapes`` are those of such an entry, in their order.
+    """
 
     structure: Any
     of_pieces: tuple[bool, ...]
+    shapes: tuple[tuple[int, ...], ...]
     words_only: bool
 
     @classmethod
@@ -59,7 +62,8 @@ class Layout:
             for width in (1, 2)
         )
         grown = tuple(a.shape != b.shape for a, b in zip(narrow[0], wide[0], strict=True))
-        return cls(narrow[1], grown, words_only)
+        shapes = (leaf.shape[2:] for leaf, grows in zip(wide[0], grown, strict=True) if grows)
+        return cls(narrow[1], grown, tuple(shapes), words_only)
 
     def split(self, streamed: PyTree) -> tuple[list[Any], list[Any]]:
         """(leaves with an entry a piece, leaves with an entry a row)."""
@@ -80,7 +84,7 @@ def _gather_call(mesh: Mesh, layout: Layout, width: int) -> Callable[..., tuple[
     """
     over_data, rows_over_data = PartitionSpec("data"), PartitionSpec(None, "data")
     own = jax.shard_map(
-        partial(_gather, width), mesh=mesh,
+        partial(_gather, layout, width), mesh=mesh,
         in_specs=(over_data, rows_over_data), out_specs=rows_over_data,
     )  # fmt: skip
 
@@ -106,29 +110,37 @@ def _real(lengths: Int[Array, "*K"], width: int) -> Bool[Array, "*K T"]:
 
 
 def _gather(
-    width: int, held: Held, slots: Int[Array, "K b"]
+    layout: Layout, width: int, held: Held, slots: Int[Array, "K b"]
 ) -> tuple[PyTree, PyTree, Int[Array, "K b"]]:
     """This device's rows of the batches, from its own shards; zeros on padding."""
-    steps, shards = len(slots), len(held.length)
-    taken = jax.vmap(partial(_of_shard, width), (0, 1), 1)(
-        held, slots.reshape(steps, shards, -1)
-    )  # [K, shards, rows of each, …]
-    return jax.tree.map(lambda leaf: leaf.reshape(steps, -1, *leaf.shape[3:]), taken)
+    by_shard = slots.reshape(len(slots), len(held), -1)
+    taken = [_take(layout, width, shard, by_shard[:, n]) for n, shard in enumerate(held)]
+
+    def joined(*leaves: Shaped[Array, "K n *W"]) -> Shaped[Array, "K b *W"]:
+        return jnp.stack(leaves, axis=1).reshape(len(slots), -1, *leaves[0].shape[2:])
+
+    return jax.tree.map(joined, *taken)
 
 
-def _of_shard(
-    width: int, held: Held, slots: Int[Array, "K n"]
+def _take(
+    layout: Layout, width: int, shard: Shard, slots: Int[Array, "K n"]
 ) -> tuple[PyTree, PyTree, Int[Array, "K n"]]:
-    start, length = held.start[slots], held.length[slots]
+    start, length = shard.start[slots], shard.length[slots]
     real = _real(length, width)
 
-    def cut(leaf: Shaped[Array, "N *W"]) -> Shaped[Array, "K n T *W"]:
-        take = partial(jax.lax.dynamic_slice_in_dim, leaf, slice_size=width)
-        windows = jax.vmap(jax.vmap(take))(start)
-        mask = real.reshape(*real.shape, *(1,) * (leaf.ndim - 1))
+    def cut(leaf: Shaped[Array, "NW"], entry: tuple[int, ...] = ()) -> Shaped[Array, "K n T *W"]:
+        size = math.prod(entry)
+        take = partial(jax.lax.dynamic_slice_in_dim, leaf, slice_size=width * size)
+        windows = jax.vmap(jax.vmap(take))(start * size).reshape(*real.shape, *entry)
+        mask = real.reshape(*real.shape, *(1,) * len(entry))
         return jnp.where(mask, windows, jnp.zeros((), leaf.dtype))
 
-    return jax.tree.map(cut, held.pieces), [leaf[slots] for leaf in held.rows], length
+    text, said = shard.pieces
+    of_pieces = (
+        {name: cut(leaf) for name, leaf in text.items()},
+        [cut(leaf, entry) for leaf, entry in zip(said, layout.shapes, strict=True)],
+    )
+    return of_pieces, [leaf[slots] for leaf in shard.rows], length
 
 
 @dataclass(frozen=True)
@@ -156,124 +168,3 @@ class Resident:
         placed = place_batch((rows.astype(np.int32), slots), self.mesh, leading=1)
         gather = _gather_call(self.mesh, self.layout, width)
         return gather(self.held, *placed, place_batch(labelled, self.mesh))
-
-
-class _Filling(NamedTuple):
-    """What is to be held, and the sizes of a shard."""
-
-    store: EncodedStore
-    teacher: Streams | None
-    layout: Layout
-    by_shard: list[Int[np.ndarray, "r"]]
-    most_rows: int
-    most_pieces: int
-
-    @classmethod
-    def of(
-        cls,
-        store: EncodedStore,
-        sources: tuple[Source, Source],
-        teacher: Streams | None,
-        shards: int,
-        widest: int,
-    ) -> "_Filling":
-        by_shard = [
-            np.concatenate([source.rows[shard::shards] for source in sources])
-            for shard in range(shards)
-        ]
-        # A slice of the widest bucket that begins at any row must not run over the end.
-        most = max(int(store.lengths[rows].sum()) for rows in by_shard) + widest
-        layout = Layout.of(teacher)
-        return cls(store, teacher, layout, by_shard, 1 + max(map(len, by_shard)), most)
-
-    def chunk(self, rows: Int[np.ndarray, "c"]) -> tuple[PyTree, PyTree]:
-        """(leaves of the rows' pieces, end to end; leaves of the rows)."""
-        store, width = self.store, int(self.store.lengths[rows].max(initial=1))
-        index, real = pieces(store, rows, width)
-        at = index[real]
-        first = (store.word[at] >= 0) & store.owned[at]
-        text = {"tokens": store.tokens[at], "first": first, "labels": store.labels[at]}
-        said, of_rows = self.layout.split(
-            () if self.teacher is None else self.teacher.stream(rows, width)
-        )
-        return (text, [np.asarray(leaf)[real] for leaf in said]), of_rows
-
-    def shard(self, number: int) -> Held:
-        """One shard, filled up with nothing."""
-        rows = self.by_shard[number]
-        of_pieces, of_rows = self.chunk(np.array([-1]))
-        held = (
-            jax.tree.map(partial(_zeros, self.most_pieces), of_pieces),
-            [np.repeat(leaf, self.most_rows, axis=0) for leaf in of_rows],
-        )
-        length = np.zeros(self.most_rows, np.int32)
-        length[1 : len(rows) + 1] = self.store.lengths[rows]
-        start = (np.cumsum(length) - length).astype(np.int32)
-        for row in range(0, len(rows), _CHUNK):
-            said = self.chunk(rows[row : row + _CHUNK])
-            for at, whole, part in zip((start[row + 1], row + 1), held, said, strict=True):
-                jax.tree.map(partial(_put, at), whole, part)
-        return Held(*held, start, length)
-
-    def bytes_per_shard(self) -> int:
-        """Of what a device holds of one shard."""
-        text, of_rows = self.chunk(self.by_shard[0][:1])
-        one_piece = sum(leaf[:1].nbytes for leaf in jax.tree.leaves(text))
-        one_row = 8 + sum(leaf[:1].nbytes for leaf in of_rows)
-        return self.most_pieces * one_piece + self.most_rows * one_row
-
-
-def _zeros(size: int, like: np.ndarray) -> np.ndarray:
-    return np.zeros((size, *like.shape[1:]), like.dtype)
-
-
-def _put(at: int, whole: np.ndarray, part: np.ndarray) -> None:
-    whole[at : at + len(part)] = part
-
-
-def hold(
-    store: EncodedStore,
-    labelled: Source,
-    transfer: Source,
-    teacher: Streams | None,
-    mesh: Mesh,
-    *,
-    shards: int,
-    widest: int,
-    limit: int | None = None,
-) -> Resident | None:
-    """Place all rows of both texts on the devices, or none if a device's part exceeds ``limit``.
-
-    ``limit`` is in bytes (None: whatever it takes); ``widest`` is the width of the widest bucket.
-    The host holds one device's part at a time.
-    """
-    filling = _Filling.of(store, (labelled, transfer), teacher, shards, widest)
-    of_device = filling.bytes_per_shard() * shards // mesh.shape["data"]
-    if limit is not None and of_device > limit:
-        return None
-    sharding = batch_sharding(mesh)
-    parts: dict[tuple[int, int], list[jax.Device]] = {}
-    for device, (part,) in sharding.addressable_devices_indices_map((shards,)).items():
-        parts.setdefault(part.indices(shards)[:2], []).append(device)
-    placed = []
-    for part, devices in parts.items():
-        own = jax.tree.map(lambda *leaves: np.stack(leaves), *map(filling.shard, range(*part)))
-        placed += [jax.block_until_ready(jax.device_put(own, device)) for device in devices]
-    held = jax.tree.map(
-        lambda *leaves: jax.make_array_from_single_device_arrays(
-            (shards, *leaves[0].shape[1:]), sharding, leaves
-        ),
-        *placed,
-    )
-    slots = (np.zeros(store.rows, np.int32), np.zeros(store.rows, np.int32))
-    first = np.ones(shards, np.int64)
-    for own, source in zip(slots, (labelled, transfer), strict=True):
-        number = np.arange(len(source.rows))
-        own[source.rows] = first[number % shards] + number // shards
-        first += np.bincount(number % shards, minlength=shards)
-    return Resident(held, filling.layout, slots, mesh)
-
-
-def room(mesh: Mesh) -> int:
-    """How many bytes text and targets may take on each device of this process; 0 on a CPU."""
-    return int(_SHARE * device_memory(mesh))
