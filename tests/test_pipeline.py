@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.started import run_and_kill
 from xdistil_jax import DataSpec, Experiment, RunConfig, Tagger, cli, pipeline
 from xdistil_jax.data import corpus as corpus_module
 from xdistil_jax.deploy.bundle import load_bundle
@@ -247,37 +248,11 @@ def test_an_interrupted_run_goes_on_to_the_same_student(finished, tmp_path, call
     assert lines(resumed.folder) == lines(result.folder)
 
 
-CRASH = """
-    import os, sys, pathlib
-    sys.path.insert(0, {root!r})
-    import tests.conftest
-    from tests.test_pipeline import shrunk
-    from xdistil_jax import pipeline
-
-    class Kill:
-        left = {calls}
-        def write(self, record): pass
-        def close(self): pass
-        def progress(self, record):
-            self.left -= 1
-            if not self.left:
-                os.kill(os.getpid(), 9)
-
-    pipeline.run(shrunk(pathlib.Path({out!r}), save_every_s=0.0), progress=Kill())
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [4, 13])
 def test_a_killed_run_goes_on_to_the_same_student(finished, tmp_path, calls):
     result, _ = finished
-    root = str(pathlib.Path(__file__).parents[1])
-    code = textwrap.dedent(CRASH).format(root=root, calls=calls, out=str(tmp_path))
-    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    killed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, cwd=root, env={**os.environ, **cache}
-    )
-    assert killed.returncode == -9, killed.stderr.decode()
+    run_and_kill(tmp_path, "D4.2", calls)
     resumed = pipeline.run(shrunk(tmp_path))
     for path, leaf in weights(result.folder).items():
         np.testing.assert_array_equal(leaf, weights(resumed.folder)[path], err_msg=path)

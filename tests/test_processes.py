@@ -1,23 +1,21 @@
 """Several real processes, with collectives: one run, whatever happens to one of them."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.distill.across import first_gradient
 from tests.distill.toys import STAGES, Records, make_params, make_training
+from tests.started import launch
 from tests.teacher.across import TEXT
 from tests.teacher.toys import build_toy, contents, make_store
 from tests.test_pod import COMPILED_SOON, write_text
 from xdistil_jax import trees
 from xdistil_jax.distill.loop import run_plan
 
-ROOT = pathlib.Path(__file__).parents[1]
 DEVICES = 2
 
 
@@ -25,24 +23,7 @@ DEVICES = 2
 def launched(tmp_path_factory):
     """Run a program in several processes of two devices each; gives (code, what was said)."""
     compiled = tmp_path_factory.mktemp("compiled")
-
-    def run(program: str, processes: int, *arguments: object, flags: str = "") -> tuple[int, str]:
-        text = (
-            "import sys; from xdistil_jax.launch import launch; sys.exit(launch("
-            f"[sys.executable, '-m', {program!r}, *sys.argv[1:]], {processes}, {DEVICES}, "
-            "say=lambda message: print(message, file=sys.stderr)))"
-        )
-        environment = {
-            **os.environ, "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": str(ROOT),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", text, *map(str, arguments)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stderr
-
-    return run
+    return partial(launch, compiled=compiled)
 
 
 def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

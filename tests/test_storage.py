@@ -5,13 +5,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import textwrap
 
 import jax
 import numpy as np
 import pytest
 
 from tests.buckets import EMULATORS, NEEDS
+from tests.started import launch, run_and_kill
 from tests.teacher.across import TEXT
 from tests.teacher.toys import build_toy, contents, make_store, random_rows
 from tests.test_pipeline import StopAfter, compiled_once, lines, shrunk, weights
@@ -315,56 +315,18 @@ def test_a_run_goes_on_on_another_machine(machines, finished, capsys):
     assert pipeline.run(experiment).report["test_readings"] == 1
 
 
-CRASH = """
-    import os, sys
-    import tests.conftest
-    from tests.test_pipeline import shrunk
-    from xdistil_jax import pipeline
-
-    class Kill:
-        left = {calls}
-        def write(self, record): pass
-        def close(self): pass
-        def progress(self, record):
-            self.left -= 1
-            if not self.left:
-                os.kill(os.getpid(), 9)
-
-    pipeline.run(shrunk({url!r}, "D4.1", save_every_s=0.0), progress=Kill())
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("emulated", "calls"), [("gs", 2), ("s3", 7)], indirect=["emulated"])
 def test_a_machine_that_dies_is_followed_by_another(machines, finished, calls):
     machines.on("first")
-    code = textwrap.dedent(CRASH).format(calls=calls, url=machines.url)
-    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    killed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, cwd=ROOT, env={**os.environ, **cache}
-    )
-    assert killed.returncode == -9, killed.stderr.decode()
+    run_and_kill(machines.url, "D4.1", calls)
     machines.on("second")
     same(pipeline.run(shrunk(machines.url, "D4.1")).folder, finished)
 
 
-def launch(*arguments: object) -> tuple[int, str]:
-    """``tests.buckets`` in two processes of two devices; gives (code, what was said)."""
-    program = (
-        "import sys; from xdistil_jax.launch import launch; sys.exit(launch("
-        "[sys.executable, '-m', 'tests.buckets', *sys.argv[1:]], 2, 2, "
-        "say=lambda message: print(message, file=sys.stderr)))"
-    )
-    environment = {
-        **os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stderr
+def both(*arguments: object) -> tuple[int, str]:
+    """``tests.buckets`` in two processes; gives (code, what was said)."""
+    return launch("tests.buckets", 2, *arguments, compiled=jax.config.jax_compilation_cache_dir)
 
 
 @pytest.mark.slow
@@ -372,9 +334,9 @@ def launch(*arguments: object) -> tuple[int, str]:
 def test_hosts_without_a_common_disk_fill_one_cache(machines, tmp_path):
     store = make_store(TEXT)
     build_toy(tmp_path / "alone", store, devices=2, shard_bytes=6_000)
-    code, said = launch("cache", machines.url, tmp_path / "before", 1, 12)
+    code, said = both("cache", machines.url, tmp_path / "before", 1, 12)
     assert code == 128 + 9, said
-    code, said = launch("cache", machines.url, tmp_path / "after")
+    code, said = both("cache", machines.url, tmp_path / "after")
     assert code == 0, said
     third = machines.on("third")
     [name] = storage.names(third / "cache")
@@ -387,11 +349,11 @@ def test_hosts_without_a_common_disk_fill_one_cache(machines, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("emulated", ["s3"], indirect=True)
 def test_hosts_without_a_common_disk_train_one_student(machines, tmp_path):
-    code, said = launch("run", machines.url + "/whole", tmp_path / "whole")
+    code, said = both("run", machines.url + "/whole", tmp_path / "whole")
     assert code == 0, said
-    code, said = launch("run", machines.url + "/killed", tmp_path / "before", 1, 9)
+    code, said = both("run", machines.url + "/killed", tmp_path / "before", 1, 9)
     assert code == 128 + 9, said
-    code, said = launch("run", machines.url + "/killed", tmp_path / "after")
+    code, said = both("run", machines.url + "/killed", tmp_path / "after")
     assert code == 0, said
     [wanted] = (tmp_path / "whole" / "0").glob("*/params.npz")
     [found] = (tmp_path / "after" / "0").glob("*/params.npz")
