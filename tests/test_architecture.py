@@ -31,8 +31,9 @@ RANKS = {
     "student": 11,
     **dict.fromkeys(("pipeline", "sizing"), 12),
     **dict.fromkeys(("quickstart", "planning"), 13),
-    "cli": 14,
-    "__main__": 15,
+    "study": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
 HOMES = {

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -24,6 +24,7 @@ usage: xdistil COMMAND ...
   quickstart                      the whole pipeline on the embedded corpus
   distil --train F --dev F ...    a student from your own files
   run FILE [STRATEGY] ...         an experiment file, every field overridable
+  table FILE [--size full] ...    the runs of a study, and their table
   plan [FILE] [STRATEGY] ...      print the stages, costs, students that fit
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "quickstart": _quickstart,
         "distil": _distil,
         "run": _run,
+        "table": _table,
         "plan": _plan,
         "eval": _eval,
         "tag": _tag,
@@ -234,6 +236,22 @@ def _run(arguments: list[str]) -> None:
     evaluate_test = "--test" in arguments
     chosen = _chosen([each for each in arguments if each != "--test"], "run FILE")
     _carry_out(chosen, evaluate_test=evaluate_test)
+
+
+def _table(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        text = "xdistil table FILE [--test] [--size small|full] [--seeds 0 1 2] [--only ROW …]"
+        _show_usage(text, arguments)
+    from xdistil_jax import study
+
+    file, *rest = arguments
+    without = [each for each in rest if each != "--test"]
+    given = _parse(study.TableArguments, without, "table FILE")
+    chosen = study.load_study(file, given.size).only(given.only)
+    chosen = replace(chosen, seeds=given.seeds or chosen.seeds)
+    with signals() as stop:
+        found = study.conduct(chosen, evaluate_test="--test" in rest, stop=stop, **audience())
+    print(study.report(chosen, found), end="")
 
 
 def _plan(arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xdistil_jax.chips import Chip
@@ -18,15 +18,12 @@ if TYPE_CHECKING:
     from xdistil_jax.experiment import Experiment
 
 
-def load_experiment(path: str) -> "Callable[[str | None], Experiment]":
-    """The ``experiment`` of a Python file: strategy (None: its own choice) -> Experiment.
+def load_file(path: str) -> dict[str, Any]:
+    """The names that a Python file of the user's defines; it may import its neighbours.
 
     Raises:
         FileNotFoundError: with the files that are there.
-        ValueError: if the file defines no ``experiment``.
     """
-    from xdistil_jax.experiment import Experiment
-
     file = Path(path)
     if not file.is_file():
         there = ", ".join(sorted(str(each) for each in file.parent.glob("*.py"))) or "no .py file"
@@ -38,9 +35,21 @@ def load_experiment(path: str) -> "Callable[[str | None], Experiment]":
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(file.parent))
-    chosen = getattr(module, "experiment", None)
+    return vars(module)
+
+
+def load_experiment(path: str) -> "Callable[[str | None], Experiment]":
+    """The ``experiment`` of a Python file: strategy (None: its own choice) -> Experiment.
+
+    Raises:
+        FileNotFoundError: with the files that are there.
+        ValueError: if the file defines no ``experiment``.
+    """
+    from xdistil_jax.experiment import Experiment
+
+    chosen = load_file(path).get("experiment")
     if not isinstance(chosen, Experiment):
-        raise ValueError(f"{file} defines no `experiment` that is an Experiment")
+        raise ValueError(f"{path} defines no `experiment` that is an Experiment")
     return lambda strategy: chosen if strategy is None else replace(chosen, strategy=strategy)
 
 

@@ -93,7 +93,8 @@ class _Counts(NamedTuple):
 _Entities = list[set[tuple[str, int, int]]]
 
 
-def _default_entities(sentences: Sequence[Sequence[str]]) -> _Entities:
+def entities(sentences: Sequence[Sequence[str]]) -> _Entities:
+    """(type, first word, last word) of each sentence's entities, as seqeval's default mode has."""
     from seqeval.metrics.sequence_labeling import get_entities
 
     return [set(get_entities(list(tags))) for tags in sentences]
@@ -142,7 +143,7 @@ def score(
             that is not IOB2.
     """
     _check(gold, predicted, languages)
-    default = _count(_default_entities(gold), _default_entities(predicted), languages)
+    default = _count(entities(gold), entities(predicted), languages)
     strict = _count(_strict_entities(gold), _strict_entities(predicted), languages)
     keys = set(chain(default.gold, default.predicted, strict.gold, strict.predicted))
 

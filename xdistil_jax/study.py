@@ -1,0 +1,135 @@
+"""A table of runs: variants of an experiment, each at several seeds, that share what they can.
+
+``xdistil table FILE`` conducts the study of a file. Every run of it lies in its own run folder and
+is found again there, so a study that was killed or grew a row goes on with the same command.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from xdistil_jax.experiment import Experiment, Result
+from xdistil_jax.report.findings import Finding, table
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a study; ``paper`` is what the paper's table says there."""
+
+    name: str
+    experiment: Experiment
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What stands in a table, and what is expected of it.
+
+    ``orders`` are hypotheses, (the better, the worse) by the names of their variants; ``note`` is
+    what readers must know beside the figures; with ``by_language`` each language has a column.
+    """
+
+    title: str
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...] = (0,)
+    orders: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+    by_language: bool = False
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"{self.title!r}: expected variants of different names, found {names}")
+        if unknown := {name for order in self.orders for name in order} - set(names):
+            raise ValueError(
+                f"{self.title!r}: orders name {', '.join(sorted(unknown))}; there are {names}"
+            )
+
+    def only(self, names: Sequence[str]) -> "Study":
+        """The study with these variants alone; all of them where no name is given.
+
+        Raises:
+            ValueError: for a name that it doesn't have.
+        """
+        known = [variant.name for variant in self.variants]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"{self.title!r} has no row {unknown[0]!r}; it has {', '.join(known)}")
+        kept = [name for name in known if name in names or not names]
+        return replace(
+            self,
+            variants=tuple(variant for variant in self.variants if variant.name in kept),
+            orders=tuple(order for order in self.orders if set(order) <= set(kept)),
+        )
+
+
+@dataclass(frozen=True)
+class TableArguments:
+    """The runs of a study, each found again if it is there, and their table."""
+
+    size: str = "small"
+    """Which study of the file: small fits two cores, full is the paper's."""
+    seeds: tuple[int, ...] = ()
+    """Empty: the study's own."""
+    only: tuple[str, ...] = ()
+    """Rows, by name."""
+
+
+def conduct(
+    study: Study,
+    *,
+    say: Callable[[str], None] = lambda message: None,
+    **options: Any,
+) -> dict[str, list[Result]]:
+    """Every variant at every seed: name -> results in the order of ``study.seeds``.
+
+    ``options`` are those of ``pipeline.run``. The first seed of all variants comes first, so that a
+    table is there early.
+    """
+    from xdistil_jax.pipeline import run
+
+    found: dict[str, list[Result]] = {variant.name: [] for variant in study.variants}
+    for seed, variant in product(study.seeds, study.variants):
+        say(f"{study.title}: {variant.name}, seed {seed}")
+        chosen = replace(variant.experiment, run=replace(variant.experiment.run, seed=seed))
+        found[variant.name].append(run(chosen, say=say, **options))
+    return found
+
+
+def report(study: Study, results: Mapping[str, Sequence[Result]]) -> str:
+    """The study's table and what it says of the hypotheses, as Markdown."""
+    found = {
+        name: [Finding.of(each.report, student_pieces(each.folder)) for each in every]
+        for name, every in results.items()
+    }
+    paper = {variant.name: variant.paper for variant in study.variants}
+    text = table(found, paper, by_language=study.by_language)
+    return "\n\n".join(each for each in (f"## {study.title}", study.note, text) if each) + "\n"
+
+
+def student_pieces(folder: Path) -> int:
+    """How many pieces the student has been trained on, in all stages, after ``metrics.jsonl``."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    by_stage: dict[int, int] = {}
+    for record in map(json.loads, lines):
+        by_stage[record["stage"]] = record["pieces"]
+    return sum(by_stage.values())
+
+
+def load_study(path: str, size: str) -> Study:
+    """The study called ``size`` (``small``, ``full``) of a Python file.
+
+    Raises:
+        FileNotFoundError: with the files that are there.
+        ValueError: if the file has no such study.
+    """
+    from xdistil_jax.planning import load_file
+
+    module: Mapping[str, Any] = load_file(path)
+    studies = {name: each for name, each in module.items() if isinstance(each, Study)}
+    if size not in studies:
+        there = ", ".join(sorted(studies)) or "none"
+        raise ValueError(f"{path} has no study `{size}`: expected {size} = Study(…), found {there}")
+    return studies[size]
