@@ -20,8 +20,9 @@ from xdistil_jax import trees
 from xdistil_jax.distill import loop
 from xdistil_jax.distill.loop import run_plan
 from xdistil_jax.distill.rates import hparams
-from xdistil_jax.distill.stages import StopRule, unfreeze
+from xdistil_jax.distill.stages import Schedule, StopRule, unfreeze
 from xdistil_jax.distill.step import stage_state
+from xdistil_jax.distill.strategies import Recipe, Tuning, plan
 
 HEAD = {"head/bias", "head/kernel"}
 JOINT, CE = STAGES[1], replace(STAGES[2], carry=False, fresh=("head",), stop=StopRule(1))
@@ -127,3 +128,24 @@ def test_a_pattern_that_matches_nothing_is_told_before_anything_is_trained():
     with pytest.raises(trees.PatternError, match="'haed' matches no parameter: did you mean head"):
         run_plan(make_training(writer=writer), stages, make_params())
     assert not writer.written
+
+
+def test_a_plan_with_many_choices_learns(begun):
+    """Cosine and log-probabilities at once with restarts by epoch; then labels, with a new head."""
+
+    def recipe(epochs):
+        schedule = Schedule(0.03, 0.0, "restarts", 1e-4, every="epoch", period=2)
+        return Recipe(schedule, StopRule(epochs, patience=99))
+
+    tuning = Tuning(
+        logit=recipe(6), ce=recipe(8), repr_loss="repr_cosine", logit_loss="logit_log_prob",
+        fresh_head=True,
+    )  # fmt: skip
+    writer = Records()
+    run_plan(make_training(writer=writer), plan("repr-logit", GROUPS, tuning), make_params())
+    taught, told = ([r for r in writer.written if r["stage"] == n] for n in (0, 1))
+    for name in ("held_out/repr_cosine", "held_out/logit_log_prob"):
+        assert taught[-1][name] < 0.9 * taught[0][name], name
+    assert max(r["dev/f1"] for r in told) > told[0]["dev/f1"] + 0.2
+    before, after = begun[1]
+    assert not equal(before["head"], after["head"])

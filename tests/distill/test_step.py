@@ -297,6 +297,17 @@ def test_one_device_equals_eight():
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=path)
 
 
+def test_every_loss_is_the_same_on_one_device_as_on_eight():
+    every = replace(ALL, terms=tuple(Term(name, 0.5) for name in LOSSES))
+    _, [one] = run(every, calls=1, steps=1)
+    _, [other] = run(every, calls=1, steps=1, model=make_model(8))
+    assert 0 < float(one.gradient_norm) < np.inf
+    np.testing.assert_allclose(one.gradient_norm, other.gradient_norm, rtol=1e-4)
+    for name, left, right in zip(LOSSES, one.means, other.means, strict=True):
+        assert int(left.count) == int(right.count) > 0, name
+        np.testing.assert_allclose(left.total, right.total, rtol=1e-4, err_msg=name)
+
+
 def test_the_state_is_donated_and_nothing_else():
     params = replicate(make_params(), MODEL.mesh)
     stage = D42[2]
