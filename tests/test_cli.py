@@ -149,6 +149,32 @@ def test_plan_of_an_experiment_file(printed, tmp_path):
     )
 
 
+def test_what_the_paper_leaves_open_is_an_option(printed, told):
+    def stages(*arguments):
+        return [" ".join(line.split()) for line in printed("plan", *arguments).splitlines()[3:]]
+
+    found = stages(
+        *("d4.2", "--tuning.repr-loss", "repr_kld_keras", "--tuning.unfreezing", "coarse"),
+        *("--tuning.logit-loss", "logit_log_odds_all", "--tuning.fresh-head", "True"),
+        *("--tuning.logit.schedule.decay", "restarts", "--tuning.logit.schedule.every", "epoch"),
+    )  # fmt: skip
+    assert len(found) == 7
+    assert found[0].startswith("1 repr repr_kld_keras projection, bilstm, embed 0%")
+    assert found[3].startswith("4 logit/bilstm..embed logit_log_odds_all head, projection, bilstm")
+    assert "restarts 0.001 (period 50, ×2) by epoch" in found[3]
+    assert found[4].startswith("5 ce/head ce head (fresh: head) 100%")
+    assert len(stages("d4.2", "--tuning.unfreeze-repr", "True")) == 11
+    weights = ("--tuning.alpha", "10", "--tuning.beta", "0.1", "--tuning.gamma", "3")
+    assert "10·ce + 3·logit + 0.1·repr" in stages("d2", *weights)[0]
+    assert stages("repr-logit", *weights)[0].startswith("1 repr+logit 0.1·repr + 3·logit head")
+    said = told("plan", "--tuning.ce.schedule.decay", "exponential", *NO_FLOOR)
+    assert "schedule.floor is 0" in said
+    assert "such as 1e-7" in said
+
+
+NO_FLOOR = ("--tuning.ce.schedule.floor", "0")
+
+
 def test_mistaken_places_are_answered(told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.py").write_text(EXPERIMENT)

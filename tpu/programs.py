@@ -16,10 +16,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from xdistil_jax.data.batches import Buckets
+from xdistil_jax.distill.rates import abstract_hparams
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import (
     Feed,
-    HParams,
     Model,
     abstract_state,
     placement,
@@ -268,8 +268,7 @@ def _batches(planned: Plan, model: Model, own: int) -> Iterator[tuple[int, int]]
 def _training(planned: Plan, model: Model, stage: Stage, name: str, own: int) -> Iterator[Program]:
     state = abstract_state(model, stage.program)
     whole = replicated(model.mesh)
-    scalars = [jax.ShapeDtypeStruct((), np.float32, sharding=whole)] * 6
-    h = HParams(jax.ShapeDtypeStruct((len(stage.terms),), np.float32, sharding=whole), *scalars)
+    h = abstract_hparams(len(stage.terms), whole)
     # The best parameters so far are kept beside those that are trained.
     kept = _on_chip(state.trainable)
     for rows, width in _batches(planned, model, own):

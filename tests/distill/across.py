@@ -28,7 +28,8 @@ from tests.distill.toys import (
 from xdistil_jax import hosts, trees
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.loop import InterruptedRunError, run_plan
-from xdistil_jax.distill.step import hparams, start_state, train_call
+from xdistil_jax.distill.rates import hparams
+from xdistil_jax.distill.step import start_state, train_call
 from xdistil_jax.sharding import replicate
 from xdistil_jax.terminal import signals
 

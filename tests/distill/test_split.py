@@ -9,11 +9,11 @@ import pytest
 from tests.distill.toys import ONE, STORE, TAGS, VOCABULARY, make_sampler
 from xdistil_jax import trees
 from xdistil_jax.distill.feed import Feeder
+from xdistil_jax.distill.rates import hparams
 from xdistil_jax.distill.stages import Schedule, Stage, Term
 from xdistil_jax.distill.step import (
     Model,
     abstract_state,
-    hparams,
     merged,
     place,
     start_state,

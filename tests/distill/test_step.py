@@ -24,8 +24,9 @@ from tests.distill.toys import (
 from xdistil_jax import trees
 from xdistil_jax.distill import step as step_module
 from xdistil_jax.distill.losses import LOSSES
+from xdistil_jax.distill.rates import hparams, learning_rate
 from xdistil_jax.distill.stages import Program, Schedule, Stage, Term
-from xdistil_jax.distill.step import Feed, hparams, learning_rate, merged, start_state, train_call
+from xdistil_jax.distill.step import Feed, merged, start_state, train_call
 from xdistil_jax.distill.strategies import plan
 from xdistil_jax.models.functional import build
 from xdistil_jax.sharding import replicate
@@ -186,37 +187,6 @@ def test_an_update_equals_full_tree_optax_under_the_mask(number, clip):
         np.testing.assert_allclose(leaf, expected[path], atol=2e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
-@pytest.mark.parametrize(("warmup", "total"), [(0.2, 100), (0.0, 30), (0.05, 7), (1.0, 10)])
-def test_learning_rates(decay, warmup, total):
-    peak, floor = 0.3, 0.01
-    stage = replace(ALL, schedule=Schedule(peak=peak, warmup=warmup, decay=decay, floor=floor))
-    h = hparams(stage, total)
-    steps = np.arange(total + 1)
-    found = np.array([learning_rate(jnp.asarray(n), h, decay) for n in steps])
-    rise = max(1.0, warmup * total)
-    progress = np.clip((steps - rise) / max(total - rise, 1), 0, 1)
-    share = {"cosine": (1 + np.cos(np.pi * progress)) / 2, "linear": 1 - progress, "constant": 1}
-    after = floor + (peak - floor) * share[decay]
-    expected = np.where(steps + 1 < rise, peak * (steps + 1) / rise, after)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
-    assert found.max() == pytest.approx(peak)
-    if decay != "constant" and warmup < 1:
-        assert found[-1] == pytest.approx(floor)
-
-
-def test_cosine_equals_optax():
-    stage = replace(ALL, schedule=Schedule(peak=0.3, warmup=0.2, floor=0.01))
-    h = hparams(stage, 100)
-    rates = optax.warmup_cosine_decay_schedule(0.0, 0.3, 20, 100, 0.01)
-    for step in range(20, 101, 8):
-        found = learning_rate(jnp.asarray(step), h, "cosine")
-        np.testing.assert_allclose(found, rates(step), rtol=1e-5)
-    for step in range(20):
-        found = learning_rate(jnp.asarray(step), h, "cosine")
-        np.testing.assert_allclose(found, rates(step + 1), rtol=1e-5)
-
-
 def test_the_step_uses_the_rate_of_its_number():
     _, metrics = run(calls=3, steps=4)
     h = hparams(ALL, TOTAL)
@@ -325,6 +295,17 @@ def test_one_device_equals_eight():
         trees.leaves(merged(mine)), trees.leaves(merged(its)), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=path)
+
+
+def test_every_loss_is_the_same_on_one_device_as_on_eight():
+    every = replace(ALL, terms=tuple(Term(name, 0.5) for name in LOSSES))
+    _, [one] = run(every, calls=1, steps=1)
+    _, [other] = run(every, calls=1, steps=1, model=make_model(8))
+    assert 0 < float(one.gradient_norm) < np.inf
+    np.testing.assert_allclose(one.gradient_norm, other.gradient_norm, rtol=1e-4)
+    for name, left, right in zip(LOSSES, one.means, other.means, strict=True):
+        assert int(left.count) == int(right.count) > 0, name
+        np.testing.assert_allclose(left.total, right.total, rtol=1e-4, err_msg=name)
 
 
 def test_the_state_is_donated_and_nothing_else():

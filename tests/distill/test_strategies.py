@@ -13,9 +13,10 @@ from xdistil_jax.distill.stages import (
     StopRule,
     Term,
     describe,
+    thaws,
     unfreeze,
 )
-from xdistil_jax.distill.strategies import Recipe, Tuning, plan, strategies
+from xdistil_jax.distill.strategies import PUBLISHED, Recipe, Tuning, plan, strategies
 
 GROUPS = ("head", "projection", "bilstm", "embed")
 BELOW = GROUPS[1:]
@@ -68,6 +69,29 @@ def test_our_own_strategies_leave_out_representations():
     assert [row(stage) for stage in plan("logit-kl-ce", GROUPS)] == [LOGIT, kl, CE]
 
 
+def test_repr_logit_has_both_at_once():
+    tuning = Tuning(beta=2.0, gamma=3.0, repr_loss="repr_cosine", logit_loss="logit_log_odds")
+    both, ce = plan("repr-logit", GROUPS, tuning)
+    assert row(both) == ("repr+logit", ("repr_cosine", "logit_log_odds"), GROUPS, 0.0, LOSS)
+    assert [term.weight for term in both.terms] == [2.0, 3.0]
+    assert row(ce) == CE
+
+
+def test_repr_logit_can_have_the_steps_of_d42():
+    def epochs(name, **recipes):
+        stages = plan(name, GROUPS, Tuning(repr=of(2.0), partial=0.5, **recipes))
+        taught = sum(s.stop.epochs for s in stages if s.labelled_fraction == 0)
+        return taught, sum(s.stop.epochs for s in stages if s.labelled_fraction == 1)
+
+    def of(epochs):
+        return Recipe(Schedule(), StopRule(epochs=epochs))
+
+    # As its line in the table says.
+    more = 1 + 3 * 0.5
+    its = epochs("repr-logit", logit=of(2.0 + 4.0 * more), ce=of(6.0 * more))
+    assert epochs("D4.2", logit=of(4.0), ce=of(6.0)) == its == (12.0, 15.0)
+
+
 def test_d42_has_nine_stages_and_nine_programs():
     stages = plan("D4.2", GROUPS)
     assert len(stages) == len({stage.program for stage in stages}) == 9
@@ -110,6 +134,122 @@ def test_unfreeze_gives_one_stage_for_each_growing_prefix():
             # Nothing else changes.
             assert replace(step, name="x", trainable=("anything",), stop=whole.stop) == whole
             assert replace(step.stop, epochs=10.0) == whole.stop
+
+
+# --- orders of unfreezing --------------------------------------------------------------------
+
+# A transformer student of two layers; one whose width is its teacher's, so without a projection.
+TRANSFORMER = ("head", "projection", "layer_2", "layer_1", "embed")
+NARROW = ("head", "layer_2", "layer_1", "embed")
+ORDERS = {
+    "top_down": {
+        GROUPS: ["head", "projection", "bilstm", "embed"],
+        TRANSFORMER: ["head", "projection", "layer_2", "layer_1", "embed"],
+        NARROW: ["head", "layer_2", "layer_1", "embed"],
+        BELOW: ["projection", "bilstm", "embed"],
+        ("head",): ["head"],
+    },
+    "bottom_up": {
+        GROUPS: ["head", "embed", "bilstm", "projection"],
+        TRANSFORMER: ["head", "embed", "layer_1", "layer_2", "projection"],
+        NARROW: ["head", "embed", "layer_1", "layer_2"],
+        BELOW: ["projection", "embed", "bilstm"],
+        ("head",): ["head"],
+    },
+    "coarse": {
+        GROUPS: ["head", "projection", "bilstm embed"],
+        TRANSFORMER: ["head", "projection", "layer_2 layer_1 embed"],
+        NARROW: ["head", "layer_2 layer_1 embed"],
+        BELOW: ["projection", "bilstm embed"],
+        ("head",): ["head"],
+    },
+    "at_once": {groups: [" ".join(groups)] for groups in (GROUPS, TRANSFORMER, ("head",))},
+}
+
+
+@pytest.mark.parametrize(
+    ("order", "groups"), [(order, groups) for order, table in ORDERS.items() for groups in table]
+)
+def test_unfreezing_in_any_order_and_of_any_groups(order, groups):
+    steps = [tuple(step.split()) for step in ORDERS[order][groups]]
+    assert thaws(groups, order) == tuple(steps)
+    whole = Stage("x", (Term("logit"),), ("anything",), 0.25, carry=True, fresh=("head/bias",))
+    stages = unfreeze(whole, groups, partial=0.5, order=order)
+    thawed = [{group for step in steps[: n + 1] for group in step} for n in range(len(steps))]
+    assert [set(stage.trainable) for stage in stages] == thawed
+    # From the top down whatever the order, so that the same groups are the same program.
+    assert all(s.trainable == tuple(g for g in groups if g in s.trainable) for s in stages)
+    assert stages[-1].trainable == groups
+    assert [s.stop.epochs for s in stages] == [5.0] * (len(steps) - 1) + [10.0]
+    assert [s.fresh for s in stages] == [("head/bias",)] + [()] * (len(steps) - 1)
+    assert len({s.name for s in stages}) == len(stages)
+    for stage in stages:
+        kept = {"name": "x", "trainable": ("anything",), "stop": whole.stop}
+        assert replace(stage, **kept, fresh=whole.fresh) == whole
+
+
+def test_d42_bottom_up():
+    rows = [row(stage)[:3] for stage in plan("D4.2", GROUPS, Tuning(unfreezing="bottom_up"))]
+    expected = [REPR[:3]]
+    for name in ("logit", "ce"):
+        expected += [
+            (f"{name}/head", (name,), ("head",)),
+            (f"{name}/embed", (name,), ("head", "embed")),
+            (f"{name}/bilstm", (name,), ("head", "bilstm", "embed")),
+            (f"{name}/projection", (name,), GROUPS),
+        ]
+    assert rows == expected
+
+
+def test_d42_coarse_is_the_list_of_the_code_for_transformers():
+    """Section 3.4 of the paper's facts: seven stages."""
+    rows = [row(stage)[:3] for stage in plan("D4.2", TRANSFORMER, Tuning(unfreezing="coarse"))]
+    expected = [("repr", ("repr",), TRANSFORMER[1:])]
+    for name in ("logit", "ce"):
+        expected += [
+            (f"{name}/head", (name,), ("head",)),
+            (f"{name}/projection", (name,), ("head", "projection")),
+            (f"{name}/layer_2..embed", (name,), TRANSFORMER),
+        ]
+    assert rows == expected
+    assert len(rows) == 7
+
+
+def test_at_once_is_no_gradual_unfreezing():
+    tuning = Tuning(unfreezing="at_once", unfreeze_repr=True)
+    assert plan("D4.2", GROUPS, tuning) == plan("D4.1", GROUPS, tuning) == plan("D4.1", GROUPS)
+    assert plan("D3.2", GROUPS, tuning) == plan("D3.1", GROUPS)
+
+
+def test_algorithm_1_as_printed_unfreezes_in_the_first_stage_too():
+    tuning = Tuning(unfreeze_repr=True)
+    first = [
+        ("repr/projection", ("repr",), ("projection",), 0.0, LOSS),
+        ("repr/bilstm", ("repr",), ("projection", "bilstm"), 0.0, LOSS),
+        ("repr/embed", ("repr",), ("projection", "bilstm", "embed"), 0.0, LOSS),
+    ]
+    found = {name: [row(stage) for stage in plan(name, GROUPS, tuning)] for name in TABLE_3}
+    assert found["D4.2"] == [*first, *gradual(LOGIT), *gradual(CE)]
+    assert found["D3.2"] == [*first, *gradual(JOINT)]
+    for name in TABLE_3.keys() - {"D4.2", "D3.2"}:
+        assert found[name] == TABLE_3[name], "nothing is unfrozen gradually there"
+
+
+def test_a_fresh_head_is_drawn_once_before_the_last_stage():
+    tuning = Tuning(fresh_head=True)
+    found = {
+        name: {stage.name: stage.fresh for stage in stages if stage.fresh}
+        for name, stages in strategies(GROUPS, tuning).items()
+    }
+    whole = {"ce": ("head",)}
+    assert found == {
+        # No head has learned logits before the last stage.
+        **{name: {} for name in ("D0-S", "D1", "D2", "D3.1", "D3.2")},
+        **dict.fromkeys(("D4.1", "logit-ce", "logit-kl-ce", "repr-logit"), whole),
+        "D4.2": {"ce/head": ("head",)},
+    }
+    for name, stages in strategies(GROUPS, tuning).items():
+        assert tuple(replace(s, fresh=()) for s in stages) == plan(name, GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +296,8 @@ def test_equal_stages_give_equal_hashable_programs():
         {"schedule": Schedule(peak=1.0, warmup=0.5, floor=0.1, weight_decay=0.1, clip=7.0)},
         {"stop": StopRule(epochs=1, evaluations=9, patience=1, watch="transfer_loss")},
         {"carry": True},
+        {"fresh": ("head",)},
+        {"schedule": Schedule(every="epoch", period=3.0, period_mult=1.0, peak_mult=0.5)},
     ],
 )
 def test_numbers_do_not_change_the_program(change):
@@ -170,6 +312,7 @@ def test_numbers_do_not_change_the_program(change):
         {"terms": (Term("logit", 2.0), Term("ce", 1.0))},
         {"trainable": ("head", "embed")},
         {"schedule": Schedule(decay="linear")},
+        {"schedule": Schedule(decay="restarts")},
     ],
 )
 def test_what_is_static_changes_the_program(change):
@@ -201,3 +344,14 @@ def test_the_printed_table_has_a_line_for_each_stage():
         assert ", ".join(stage.trainable) in line
         assert stage.watched.replace("_", " ") in line
     assert "2·logit" in describe((STAGE,))
+
+
+def test_the_printed_table_tells_of_fresh_parameters_and_of_schedules():
+    stages = plan("D4.2", GROUPS, Tuning(fresh_head=True, logit=Recipe(PUBLISHED["bilstm"])))
+    table = describe(stages)
+    assert [line.split()[1] for line in table.splitlines() if "fresh: head" in line] == ["ce/head"]
+    assert "restarts 0.001 (period 50, ×2) by epoch, 10 epochs" in table
+    teacher = replace(STAGE, schedule=PUBLISHED["teacher"])
+    assert "exponential 1e-05 by epoch, 10 epochs" in describe((teacher,))
+    assert "fresh" not in describe((STAGE,))
+    assert "by epoch" not in describe((STAGE,))

@@ -192,7 +192,11 @@ STAGES = (
         "joint", (Term("ce", 2.0), Term("logit")), GROUPS[:2], 0.5, FAST,
         StopRule(0.7, evaluations=3, patience=9),
     ),
-    Stage("ce", (Term("ce"),), GROUPS[:3], 1.0, FAST, StopRule(4, patience=2), carry=True),
+    # Another head, and the moments of all else: whatever a run is, it goes on with both.
+    Stage(
+        "ce", (Term("ce"),), GROUPS[:3], 1.0, FAST, StopRule(4, patience=2), carry=True,
+        fresh=("head",),
+    ),
 )  # fmt: skip
 
 

@@ -14,23 +14,22 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from jaxtyping import Array, PyTree
 
-from xdistil_jax import hosts
+from xdistil_jax import hosts, trees
 from xdistil_jax.data.batches import Buckets, Sampler, Source
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints, Saved
 from xdistil_jax.distill.evaluate import HeldOut, TaggedSet, dev_f1
 from xdistil_jax.distill.feed import Feeder, Streams
+from xdistil_jax.distill.rates import HParams, hparams
 from xdistil_jax.distill.resident import Resident
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import (
     CallMetrics,
-    HParams,
     Model,
     TrainState,
-    hparams,
     merged,
     place,
-    start_state,
+    stage_state,
     train_call,
 )
 from xdistil_jax.distill.stopping import Stopping, score
@@ -135,6 +134,8 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
         trees.PatternError: for a stage whose patterns match no parameter.
     """
     stages = tuple(stages)
+    for stage in stages:
+        trees.mask(params, (*stage.trainable, *stage.fresh))
     results: list[StageResult] = []
     first, records, global_step, under_way = 0, 0, 0, False
     carried = None
@@ -185,17 +186,17 @@ class _StageRun:
         steps = self.sampler.steps(stop.epochs)
         self.total = max(steps, stop.min_steps)
         # Where the steps are more than the epochs have, the evaluations lie farther apart.
-        every = self.sampler.epoch_size(0) / stop.evaluations * self.total / steps
+        epoch = self.sampler.epoch_size(0)
+        every = epoch / stop.evaluations * self.total / steps
         self.every = max(1, round(every))
         self._clock = time.monotonic()
         self._question: Array | None = None
-        self.h: HParams = replicate(hparams(self.stage, self.total), training.model.mesh)
+        self.h: HParams = replicate(hparams(self.stage, self.total, epoch), training.model.mesh)
 
     def fresh(self, params: Params, carried: PyTree) -> TrainState:
         """The state before the first step, on the mesh."""
         key = jax.random.fold_in(jax.random.key(self.training.seed), self.index)
-        state = start_state(params, self.stage.program, key, self.h, carried=carried)
-        return place(self.training.model, state)
+        return stage_state(self.training.model, self.stage, params, key, self.h, carried)
 
     def run(self, params: Params, carried: PyTree, *, resume: bool) -> TrainState:
         """From the first step, or from the checkpoint, to the best parameters of the stage."""

@@ -45,6 +45,37 @@ def representation_kl(student: EncoderOutput, teacher: EncoderOutput, batch: Bat
     return _over_layers(student, teacher, batch, _kl)
 
 
+def representation_cosine(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """Mean over pieces of 1 − cos(z̃ˢ, zᵗ); vectors shorter than 1e-6 count as that long."""
+    return _over_layers(student, teacher, batch, _cosine_distance)
+
+
+def _cosine_distance(s: Float[Array, "B T D"], t: Float[Array, "B T D"]) -> Float[Array, "B T"]:
+    return 1 - jnp.sum(_unit(s) * _unit(t), axis=-1)
+
+
+def _unit(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    # Bounded before the root, so that a vector of zeros has a gradient.
+    squared = jnp.sum(x**2, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
+def representation_kld_keras(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """Mean over pieces of Σ t·log(t/s), both clipped to [1e-7, 1] and not normalised.
+
+    Equation 6 as the first version of the code computed it, by Keras 2.2.4. Its derivative −t/s
+    is below 0 wherever the clip lets it through, so it pushes every coordinate of the student up,
+    whatever the teacher says: the least value is at a student of ones, not at the teacher, and
+    coordinates outside of the clip get no gradient at all. For comparison with the paper only.
+    """
+    return _over_layers(student, teacher, batch, _kld_keras)
+
+
+def _kld_keras(student: Float[Array, "B T D"], teacher: Float[Array, "B T D"]) -> Array:
+    t, s = jnp.clip(teacher, 1e-7, 1.0), jnp.clip(student, 1e-7, 1.0)
+    return jnp.sum(t * jnp.log(t / s), axis=-1)
+
+
 def logit(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
     """Mean over first pieces of ‖rˢ − rᵗ‖² / C on raw logits (equation 4)."""
     return _logit(student, teacher, batch.logit_mask)
@@ -58,9 +89,49 @@ def logit_all(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> M
     return _logit(student, teacher, batch.repr_mask)
 
 
-def _logit(student: EncoderOutput, teacher: EncoderOutput, mask: Bool[Array, "B T"]) -> Mean:
-    error = _kept(student.logits, mask) - _kept(teacher.logits, mask)
+def logit_log_odds(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """``logit``, with log(p/(1 − p)) of the teacher's probabilities as targets.
+
+    Equation 4's logit(pᵗ), as the paper's code has it for classification. The student's softmax
+    then is sharper than the teacher's.
+    """
+    return _logit(student, teacher, batch.logit_mask, _log_odds)
+
+
+def logit_log_odds_all(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """``logit_log_odds`` over every real piece."""
+    return _logit(student, teacher, batch.repr_mask, _log_odds)
+
+
+def logit_log_prob(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """``logit``, with the teacher's log-probabilities as targets.
+
+    "Logits as logarithms of predicted probabilities" (section 4 of the paper): what a teacher adds
+    to all logits of a piece alike, which changes none of its probabilities, needn't be learned.
+    """
+    return _logit(student, teacher, batch.logit_mask, jax.nn.log_softmax)
+
+
+def logit_log_prob_all(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """``logit_log_prob`` over every real piece."""
+    return _logit(student, teacher, batch.repr_mask, jax.nn.log_softmax)
+
+
+def _logit(
+    student: EncoderOutput,
+    teacher: EncoderOutput,
+    mask: Bool[Array, "B T"],
+    target: Callable[[Float[Array, "B T C"]], Float[Array, "B T C"]] = lambda logits: logits,
+) -> Mean:
+    error = _kept(student.logits, mask) - target(_kept(teacher.logits, mask))
     return Mean.of(jnp.mean(error**2, axis=-1), mask)
+
+
+def _log_odds(logits: Float[Array, "B T C"]) -> Float[Array, "B T C"]:
+    """log p − log(1 − p) = rᶜ − log Σ_{j≠c} exp(rʲ): finite though p should round to 0 or 1."""
+    itself = jnp.eye(logits.shape[-1], dtype=bool)[None, None]
+    others = jnp.where(itself, -jnp.inf, logits[:, :, None])
+    return logits - jax.nn.logsumexp(others, axis=-1)
 
 
 def logit_kl(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
@@ -84,8 +155,14 @@ def cross_entropy(student: EncoderOutput, teacher: EncoderOutput | None, batch: 
 LOSSES: dict[Loss, LossFunction] = {
     "repr": representation,
     "repr_kl": representation_kl,
+    "repr_cosine": representation_cosine,
+    "repr_kld_keras": representation_kld_keras,
     "logit": logit,
     "logit_all": logit_all,
+    "logit_log_odds": logit_log_odds,
+    "logit_log_odds_all": logit_log_odds_all,
+    "logit_log_prob": logit_log_prob,
+    "logit_log_prob_all": logit_log_prob_all,
     "logit_kl": logit_kl,
     "ce": cross_entropy,
 }

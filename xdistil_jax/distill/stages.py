@@ -6,9 +6,19 @@ A strategy is a tuple of stages; the engine runs any such tuple and never asks f
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Loss = Literal["repr", "repr_kl", "logit", "logit_all", "logit_kl", "ce"]
-Decay = Literal["cosine", "linear", "constant"]
+ReprLoss = Literal["repr", "repr_kl", "repr_cosine", "repr_kld_keras"]
+LogitLoss = Literal[
+    "logit",
+    "logit_all",
+    "logit_log_odds",
+    "logit_log_odds_all",
+    "logit_log_prob",
+    "logit_log_prob_all",
+]
+Loss = Literal[ReprLoss, LogitLoss, "logit_kl", "ce"]
+Decay = Literal["cosine", "linear", "constant", "restarts", "exponential"]
 Watch = Literal["auto", "transfer_loss", "dev_f1"]
+Unfreezing = Literal["top_down", "bottom_up", "coarse", "at_once"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,11 @@ class Schedule:
     """AdamW with linear warm-up to ``peak`` and a decay to ``floor`` at the last step.
 
     ``warmup`` is a share of the stage's steps; ``clip`` bounds the global norm of the gradient of
-    the trainable parameters; ``weight_decay`` leaves vectors alone.
+    the trainable parameters; ``weight_decay`` leaves vectors alone. The rate changes ``every``
+    step, or only with each epoch, as in the paper's code. ``restarts`` is a cosine that begins
+    anew after ``period`` of those units; then the period is multiplied by ``period_mult`` and the
+    peak by ``peak_mult`` (SGDR). It ignores the length of the stage. See ``rates.learning_rate``
+    for the formulas and ``strategies.PUBLISHED`` for the schedules of the paper's code.
     """
 
     peak: float = 1e-3
@@ -33,6 +47,22 @@ class Schedule:
     floor: float = 1e-8
     weight_decay: float = 0.0
     clip: float = 1.0
+    every: Literal["step", "epoch"] = "step"
+    period: float = 50.0
+    period_mult: float = 2.0
+    peak_mult: float = 0.97
+
+    def __post_init__(self) -> None:
+        if self.decay == "exponential" and not 0.0 < self.floor <= self.peak:
+            raise ValueError(
+                f"schedule.floor is {self.floor:g} and schedule.peak {self.peak:g}: an exponential "
+                "decay needs a floor above 0 and not above the peak, such as 1e-7"
+            )
+        if self.decay == "restarts" and not (self.period >= 1.0 and self.period_mult >= 1.0):
+            raise ValueError(
+                f"schedule.period is {self.period:g} and schedule.period_mult "
+                f"{self.period_mult:g}: restarts need both to be at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,7 +95,8 @@ class Stage:
     """One step of a strategy. ``trainable`` are patterns over parameter paths.
 
     ``labelled_fraction`` of each batch is labelled text and the rest transfer text. Moments start
-    afresh unless ``carry``: then parameters that the stage before trained too keep theirs.
+    afresh unless ``carry``: then parameters that the stage before trained too keep theirs. The
+    parameters that ``fresh`` (patterns) covers are drawn anew before the first step.
     """
 
     name: str
@@ -75,6 +106,7 @@ class Stage:
     schedule: Schedule = Schedule()
     stop: StopRule = StopRule()
     carry: bool = False
+    fresh: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.terms or not self.trainable:
@@ -99,21 +131,53 @@ class Stage:
         return "dev_f1" if any(term.loss == "ce" for term in self.terms) else "transfer_loss"
 
 
-def unfreeze(stage: Stage, groups: tuple[str, ...], *, partial: float = 1.0) -> tuple[Stage, ...]:
-    """Gradual unfreezing: one stage for each growing prefix of ``groups``, from the top down.
+def thaws(groups: tuple[str, ...], order: Unfreezing) -> tuple[tuple[str, ...], ...]:
+    """What is unfrozen at each step of ``order``, of ``groups`` that run from the top down.
 
-    All but the last get ``partial`` of the epochs.
+    ``top_down``: group by group · ``bottom_up``: the top, which is what the loss reads and would
+    else be a random map, then from the bottom up to it, as the code does where a hash seed turns
+    its order round · ``coarse``: head, projection, then all below them, as in the code for
+    transformers · ``at_once``: all.
     """
+    each = tuple((group,) for group in groups)
+    if order == "bottom_up":
+        return each[:1] + each[:0:-1]
+    if order == "coarse":
+        alone = tuple(step for step in each if step[0] in ("head", "projection"))
+        below = tuple(group for group in groups if (group,) not in alone)
+        return (*alone, below) if below else alone
+    return (groups,) if order == "at_once" else each
+
+
+def unfreeze(
+    stage: Stage,
+    groups: tuple[str, ...],
+    *,
+    partial: float = 1.0,
+    order: Unfreezing = "top_down",
+) -> tuple[Stage, ...]:
+    """Gradual unfreezing (Algorithm 1): one stage for each step of ``order``; see ``thaws``.
+
+    What has been unfrozen stays so. All but the last stage get ``partial`` of the epochs; only the
+    first draws what is to be ``fresh``.
+    """
+    steps = thaws(groups, order)
     short = replace(stage.stop, epochs=stage.stop.epochs * partial)
-    return tuple(
-        replace(
-            stage,
-            name=f"{stage.name}/{group}",
-            trainable=groups[: depth + 1],
-            stop=stage.stop if depth == len(groups) - 1 else short,
+    stages, thawed = [], set()
+    for number, step in enumerate(steps, 1):
+        thawed |= set(step)
+        name = f"{stage.name}/{step[0]}" + (f"..{step[-1]}" if len(step) > 1 else "")
+        stages.append(
+            replace(
+                stage,
+                name=stage.name if step == groups and len(groups) > 1 else name,
+                # In the order of the groups, so that equal sets give equal programs.
+                trainable=tuple(group for group in groups if group in thawed),
+                stop=stage.stop if number == len(steps) else short,
+                fresh=stage.fresh if number == 1 else (),
+            )
         )
-        for depth, group in enumerate(groups)
-    )
+    return tuple(stages)
 
 
 def describe(stages: tuple[Stage, ...]) -> str:
@@ -121,7 +185,7 @@ def describe(stages: tuple[Stage, ...]) -> str:
     head = ("", "stage", "loss", "trainable", "labelled", "watches", "schedule")
     rows = [head]
     for number, stage in enumerate(stages, 1):
-        schedule = stage.schedule
+        fresh = f" (fresh: {', '.join(stage.fresh)})" if stage.fresh else ""
         rows.append(
             (
                 str(number),
@@ -129,10 +193,10 @@ def describe(stages: tuple[Stage, ...]) -> str:
                 " + ".join(
                     t.loss if t.weight == 1 else f"{t.weight:g}·{t.loss}" for t in stage.terms
                 ),
-                ", ".join(stage.trainable),
+                ", ".join(stage.trainable) + fresh,
                 f"{stage.labelled_fraction:.0%}",
                 stage.watched.replace("_", " "),
-                f"{schedule.decay} {schedule.peak:g}, {stage.stop.epochs:g} epochs, "
+                f"{_rates(stage.schedule)}, {stage.stop.epochs:g} epochs, "
                 f"patience {stage.stop.patience}",
             )
         )
@@ -141,3 +205,10 @@ def describe(stages: tuple[Stage, ...]) -> str:
         "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip()
         for row in rows
     )
+
+
+def _rates(schedule: Schedule) -> str:
+    text = f"{schedule.decay} {schedule.peak:g}"
+    if schedule.decay == "restarts":
+        text += f" (period {schedule.period:g}, ×{schedule.period_mult:g})"
+    return text + (" by epoch" if schedule.every == "epoch" else "")

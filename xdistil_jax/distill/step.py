@@ -5,7 +5,7 @@ rate or a loss weight never recompiles. Parameters are split before they are dif
 ones get no gradient, no moments, no share in the clipping norm, and stay bit-identical.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,25 +18,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from xdistil_jax import trees
 from xdistil_jax.compilation import named
 from xdistil_jax.distill.losses import LOSSES
-from xdistil_jax.distill.stages import Decay, Loss, Program, Stage
+from xdistil_jax.distill.rates import HParams, abstract_hparams, learning_rate
+from xdistil_jax.distill.stages import Loss, Program, Stage
 from xdistil_jax.models import partition
 from xdistil_jax.models.functional import Spec, abstract_params, build
 from xdistil_jax.sharding import batch_sharding, lay, replicated
 from xdistil_jax.types import Batch, EncoderOutput, Mean, Params
 
 Lookup = Callable[[PyTree, PyTree, Batch], EncoderOutput]
-
-
-class HParams(NamedTuple):
-    """The numbers of a stage, all traced: weights [terms], then scalars (steps, rates)."""
-
-    weights: Float[Array, "terms"]
-    peak: Float[Array, ""]
-    warmup: Float[Array, ""]
-    total: Float[Array, ""]
-    floor: Float[Array, ""]
-    weight_decay: Float[Array, ""]
-    clip: Float[Array, ""]
 
 
 class TrainState(NamedTuple):
@@ -79,29 +68,6 @@ class Model(NamedTuple):
     split: bool = False
 
 
-def hparams(stage: Stage, total: int) -> HParams:
-    """The numbers of ``stage`` when it lasts ``total`` steps."""
-    schedule = stage.schedule
-    scalars = (schedule.peak, max(1.0, schedule.warmup * total), total, schedule.floor)
-    scalars += (schedule.weight_decay, schedule.clip)
-    weights = jnp.asarray([term.weight for term in stage.terms], jnp.float32)
-    return HParams(weights, *(jnp.asarray(value, jnp.float32) for value in scalars))
-
-
-def learning_rate(step: Int[Array, ""], h: HParams, decay: Decay) -> Float[Array, ""]:
-    """Linear warm-up to the peak, then cosine or linear decay to the floor at the last step."""
-    done = step.astype(jnp.float32)
-    warm = jnp.minimum(1.0, (done + 1) / h.warmup)
-    progress = jnp.clip((done - h.warmup) / jnp.maximum(h.total - h.warmup, 1), 0.0, 1.0)
-    if decay == "cosine":
-        share = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    elif decay == "linear":
-        share = 1 - progress
-    else:
-        share = jnp.ones(())
-    return warm * (h.floor + (h.peak - h.floor) * share)
-
-
 def optimiser(h: HParams) -> optax.GradientTransformation:
     """AdamW without its learning rate; the clipping norm is over trainable gradients only."""
     return optax.chain(
@@ -119,11 +85,18 @@ def _decays(path: tuple[jax.tree_util.DictKey, ...], leaf: Array) -> bool:
 
 
 def start_state(
-    params: Params, program: Program, key: Array, h: HParams, *, carried: PyTree = None
+    params: Params,
+    program: Program,
+    key: Array,
+    h: HParams,
+    *,
+    carried: PyTree = None,
+    fresh: Sequence[str] = (),
 ) -> TrainState:
     """Split ``params`` by the program's patterns; fresh moments, or carried ones.
 
-    ``carried`` is the ``opt_state`` of the stage before: leaves that it has keep their moments.
+    ``carried`` is the ``opt_state`` of the stage before: leaves that it has keep their moments, but
+    for those that ``fresh`` (patterns) covers.
 
     Raises:
         trees.PatternError: for a pattern that matches no parameter.
@@ -133,24 +106,53 @@ def start_state(
     trainable, frozen = jax.tree.map(jnp.copy, (trainable, frozen))
     opt_state = optimiser(h).init(trainable)
     if carried is not None:
-        opt_state = _carry(opt_state, carried)
+        opt_state = _carry(opt_state, carried, fresh)
     return TrainState(trainable, frozen, opt_state, jnp.zeros((), jnp.int32), key)
 
 
-def _carry(fresh: PyTree, before: PyTree) -> PyTree:
+def _carry(empty: PyTree, before: PyTree, fresh: Sequence[str]) -> PyTree:
     """Moments of ``before`` for the leaves that it has; the step count goes on for all."""
     old, new = (
-        next(s for s in t if isinstance(s, optax.ScaleByAdamState)) for t in (before, fresh)
+        next(s for s in t if isinstance(s, optax.ScaleByAdamState)) for t in (before, empty)
     )
 
     def take(name: str) -> Params:
-        known = dict(trees.leaves(getattr(old, name)))
+        known = {
+            path: leaf
+            for path, leaf in trees.leaves(getattr(old, name))
+            if not any(trees.matches(pattern, path) for pattern in fresh)
+        }
         flat = {path: known.get(path, leaf) for path, leaf in trees.leaves(getattr(new, name))}
         zeros = getattr(new, name)
         return trees.combine(trees.unflatten(flat), zeros)
 
     carried = new._replace(count=jnp.copy(old.count), mu=take("mu"), nu=take("nu"))
-    return tuple(carried if isinstance(s, optax.ScaleByAdamState) else s for s in fresh)
+    return tuple(carried if isinstance(s, optax.ScaleByAdamState) else s for s in empty)
+
+
+def stage_state(
+    model: Model, stage: Stage, params: Params, key: Array, h: HParams, carried: PyTree
+) -> TrainState:
+    """The state before the first step of ``stage``, placed; what is ``fresh`` is drawn anew.
+
+    Raises:
+        trees.PatternError: for a pattern that matches no parameter.
+    """
+    if stage.fresh:
+        # No step has this number, so none draws its dropout from the same key.
+        params = _draw_anew(model, params, stage.fresh, jax.random.fold_in(key, 2**31))
+    state = start_state(params, stage.program, key, h, carried=carried, fresh=stage.fresh)
+    return place(model, state)
+
+
+def _draw_anew(model: Model, params: Params, patterns: Sequence[str], key: Array) -> Params:
+    chosen = trees.mask(params, patterns)
+
+    def draw(key: Array) -> Params:
+        return trees.partition(build(model.student).init(key), chosen)[0]
+
+    # Compiled, so that what isn't wanted (the embedding, say) is not drawn.
+    return trees.combine(place(model, jax.jit(draw)(key)), trees.partition(params, chosen)[1])
 
 
 def placement(model: Model, tree: PyTree) -> PyTree:
@@ -173,9 +175,7 @@ def place(model: Model, tree: PyTree) -> PyTree:
 
 def abstract_state(model: Model, program: Program) -> TrainState:
     """Shapes, dtypes and shardings of the state before the first step; touches no device."""
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    h = HParams(jax.ShapeDtypeStruct((len(program.losses),), jnp.float32), *(scalar,) * 6)
-    params = abstract_params(model.student)
+    params, h = abstract_params(model.student), abstract_hparams(len(program.losses))
     state = jax.eval_shape(
         lambda params, h: start_state(params, program, jax.random.key(0), h), params, h
     )

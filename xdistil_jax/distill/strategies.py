@@ -2,9 +2,26 @@
 
 import difflib
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term, unfreeze
+from xdistil_jax.distill.stages import (
+    LogitLoss,
+    ReprLoss,
+    Schedule,
+    Stage,
+    StopRule,
+    Term,
+    Unfreezing,
+    unfreeze,
+)
+
+PUBLISHED: dict[str, Schedule] = {
+    "bilstm": Schedule(1e-3, 0.0, "restarts", 1e-8, every="epoch"),
+    "transformer": Schedule(3e-5, 0.0, "constant"),
+    "teacher": Schedule(1e-5, 10 / 32, "exponential", 1e-7, every="epoch"),
+}
+"""Learning rates of the paper's code, value for value: the BiLSTM student of its first two versions
+(``CosineLRSchedule``), the transformer student of the third, and the teacher of the second, which
+warms up for 10 of its 32 epochs. Their Adam doesn't clip: ``clip=1e9``."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +41,14 @@ class Tuning:
 
     ``partial`` is the share of the epochs that the earlier steps of gradual unfreezing get;
     α, β, γ weigh cross-entropy, representation and logits in joint stages (equation 7).
+
+    ``repr_loss``: mean squared error, KL of the softmax, 1 − cosine, or KL without normalisation as
+    the first version of the code has it (degenerate: see ``losses.representation_kld_keras``).
+    ``logit_loss``: squared error against the teacher's raw logits, its log-odds log(p/(1 − p)) or
+    its log-probabilities, on first pieces or (``_all``) on every piece. ``unfreezing`` is the order
+    of gradual unfreezing (see ``stages.thaws``); ``unfreeze_repr`` unfreezes gradually in the first
+    stage, too, as Algorithm 1 is printed. ``fresh_head``: the stage of labels after one of logits
+    draws its head anew (Wˢ beside Wʳ), as the paper and the first version do, instead of going on.
     """
 
     repr: Recipe = Recipe()
@@ -35,10 +60,13 @@ class Tuning:
     alpha: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0
-    repr_loss: Literal["repr", "repr_kl"] = "repr"
-    logit_loss: Literal["logit", "logit_all"] = "logit"
+    repr_loss: ReprLoss = "repr"
+    logit_loss: LogitLoss = "logit"
     labelled_fraction: float = 0.5
     carry: bool = False
+    unfreezing: Unfreezing = "top_down"
+    unfreeze_repr: bool = False
+    fresh_head: bool = False
 
 
 def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, tuple[Stage, ...]]:
@@ -46,7 +74,8 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
 
     D0-S labels only · D1 joint labels and logits · D2 and representations (equation 7) ·
     D3 representations first, then jointly · D4 one loss after the other. ``.2`` unfreezes
-    gradually (Algorithm 1; the first stage end to end, as in every version of the code).
+    gradually (Algorithm 1; the first stage end to end, as in every version of the code, unless
+    ``unfreeze_repr``).
     """
     t = tuning
 
@@ -56,7 +85,7 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
         )
 
     def gradually(whole: Stage) -> tuple[Stage, ...]:
-        return unfreeze(whole, groups, partial=t.partial)
+        return unfreeze(whole, whole.trainable, partial=t.partial, order=t.unfreezing)
 
     repr_ = stage("repr", t.repr, Term(t.repr_loss), labelled=0.0, top=1)
     logit = stage("logit", t.logit, Term(t.logit_loss), labelled=0.0)
@@ -65,18 +94,27 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
     joint_terms = (Term("ce", t.alpha), Term(t.logit_loss, t.gamma))
     joint = stage("joint", t.joint, *joint_terms, labelled=t.labelled_fraction)
     all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta)))
+    # A head that has learned logits goes on or makes room; before that there is nothing to renew.
+    last = replace(ce, fresh=groups[:1] if t.fresh_head else ())
+    first = gradually(repr_) if t.unfreeze_repr else (repr_,)
+    both = replace(
+        logit, name="repr+logit", terms=(Term(t.repr_loss, t.beta), Term(t.logit_loss, t.gamma))
+    )
     return {
         "D0-S": (ce,),
         "D1": (joint,),
         "D2": (all_three,),
         "D3.1": (repr_, joint),
-        "D3.2": (repr_, *gradually(joint)),
-        "D4.1": (repr_, logit, ce),
-        "D4.2": (repr_, *gradually(logit), *gradually(ce)),
+        "D3.2": (*first, *gradually(joint)),
+        "D4.1": (repr_, logit, last),
+        "D4.2": (*first, *gradually(logit), *gradually(last)),
         # Ours: the representation stage can be left out where it buys nothing, and soft labels come
         # nearer to what is decided than the distance of the logits does.
-        "logit-ce": (logit, ce),
-        "logit-kl-ce": (logit, kl, ce),
+        "logit-ce": (logit, last),
+        "logit-kl-ce": (logit, kl, last),
+        # What the paper does one after the other, at once. As many steps as D4.2 has come with
+        # logit.stop.epochs = repr's + logit's · (1 + 3 · partial), and ce's · (1 + 3 · partial).
+        "repr-logit": (both, last),
     }
 
 
