@@ -1,5 +1,9 @@
-"""Tag vocabularies, the rules of IOB2, and spans. NumPy only: a deployed student uses it too."""
+"""Tag vocabularies, the rules of IOB2, and spans; classes of whole texts.
 
+NumPy only: a deployed student uses it too.
+"""
+
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,6 +145,45 @@ class TagSet:
         for origin in reversed(origins):
             path.append(origin[path[-1]])
         return np.array(path[::-1])
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """The classes of whole texts, in the order of the head's columns."""
+
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labels: Iterable[str]) -> "ClassSet":
+        """The classes that occur: in alphabetical order, or, if all are integers, by value."""
+        found = sorted(set(labels))
+        if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in found):
+            found.sort(key=int)
+        return cls(tuple(found))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the head's columns, as ``TagSet.tags``."""
+        return self.classes
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def decode(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        """int [N] -> classes."""
+        return tuple(self.classes[number] for number in numbers)
+
+    def best(self, logits: Float[np.ndarray, "W C"], decoding: Decoding) -> Int[np.ndarray, "W"]:
+        """The number of the likeliest class, whatever ``decoding`` says."""
+        return logits.argmax(-1)
+
+
+Labels = TagSet | ClassSet
+"""What a head's columns mean: tags of words, or classes of whole texts."""
 
 
 @dataclass(frozen=True)
