@@ -22,7 +22,7 @@ from xdistil_jax.data.tokenizer import (
 )
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import TeacherConfig, hash8, settings
-from xdistil_jax.labels import LabelMap, TagSet
+from xdistil_jax.labels import LabelMap, Labels
 from xdistil_jax.models import partition
 from xdistil_jax.models.checkpoints import keep_lowest, load_encoder, save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
@@ -203,7 +203,7 @@ def _save(
 
 
 def _load(
-    session: Session, config: TeacherConfig, folder: Path, tagset: TagSet, split_over: Mesh | None
+    session: Session, config: TeacherConfig, folder: Path, tagset: Labels, split_over: Mesh | None
 ) -> tuple[AnySpec, Params]:
     """The saved teacher on the devices, its tags matched with ``tagset`` by name."""
     # A scan copies each layer's weights out of their stack: a fourteenth of the time on a CPU,
