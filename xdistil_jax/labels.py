@@ -190,25 +190,31 @@ Labels = TagSet | ClassSet
 class LabelMap:
     """A teacher's tags, as the data's: ``columns[k]`` are its columns that mean our k-th tag.
 
-    ``lost`` are its types that count as O here, ``unknown`` our tags of which it knows nothing.
+    ``lost`` are its types that count as O here, or classes that are left out; ``unknown`` our tags
+    of which it knows nothing.
     """
 
     columns: tuple[tuple[int, ...], ...]
     lost: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    counted: str = OUTSIDE
+    """As what the lost ones count."""
 
     @classmethod
     def of(
-        cls, theirs: Sequence[str], ours: TagSet, renamed: Mapping[str, str] | None = None
+        cls, theirs: Sequence[str], ours: Labels, renamed: Mapping[str, str] | None = None
     ) -> "LabelMap":
         """By name: a type keeps its name unless ``renamed`` says otherwise (``{"MISC": "O"}``).
 
-        Types that the data don't have count as O. BILOU and BIOES are read as IOB2.
+        Types that the data don't have count as O. BILOU and BIOES are read as IOB2. Classes that
+        they don't have count for nothing, and each of theirs must be there.
 
         Raises:
-            ValueError: for names that are no tags, for a type in ``renamed`` that the teacher
-                hasn't or the data haven't, and if no type is left.
+            ValueError: for names that are no tags, for a type or class in ``renamed`` that the
+                teacher hasn't or the data haven't, and if no type is left, or a class has none.
         """
+        if isinstance(ours, ClassSet):
+            return _map_classes(theirs, ours, renamed or {})
         split = [_split_any(tag) for tag in theirs]
         types = sorted({kind for _, kind in split} - {""})
         renamed = dict(renamed or {})
@@ -236,10 +242,27 @@ class LabelMap:
         """What is lost, in a sentence; empty where nothing is."""
         said = []
         if self.lost:
-            said.append(f"the teacher's {', '.join(self.lost)} count as {OUTSIDE}")
+            said.append(f"the teacher's {', '.join(self.lost)} count as {self.counted}")
         if self.unknown:
             said.append(f"it knows nothing of {', '.join(self.unknown)}")
         return "; ".join(said)
+
+
+def _map_classes(theirs: Sequence[str], ours: ClassSet, renamed: Mapping[str, str]) -> LabelMap:
+    if strange := [name for name in renamed if name not in theirs]:
+        raise ValueError(f"the teacher has no class {strange[0]!r}: it has {', '.join(theirs)}")
+    names = [renamed.get(name, name) for name in theirs]
+    columns = tuple(
+        tuple(number for number, name in enumerate(names) if name == wanted)
+        for wanted in ours.classes
+    )
+    if empty := [name for name, found in zip(ours.classes, columns, strict=True) if not found]:
+        raise ValueError(
+            f"the teacher's classes ({', '.join(theirs)}) have none for the data's "
+            f"{', '.join(empty)}: rename them, as in LABEL_0={empty[0]}"
+        )
+    lost = tuple(name for name in dict.fromkeys(names) if name not in ours.index)
+    return LabelMap(columns, lost, counted="nothing")
 
 
 def _split_any(tag: str) -> tuple[str, str]:

@@ -37,6 +37,9 @@ class EncoderSpec:
     counts from the number of its padding piece + 1), ``token_types`` may be 0 (DistilBERT),
     ``embedding_width`` is that of a table which is projected to ``width`` (ELECTRA; 0: the same),
     and ``pre_norm`` normalises before each block and once at the end (XLM-R XL).
+
+    ``separator`` is the number of [SEP], where rows may hold two texts: what stands behind the
+    first one is of the second type, as no text spells a special piece (-1: one type).
     """
 
     vocab_size: int
@@ -59,6 +62,7 @@ class EncoderSpec:
     position_offset: int = 0
     embedding_width: int = 0
     pre_norm: bool = False
+    separator: int = -1
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
