@@ -26,7 +26,7 @@ RANKS = {
     **dict.fromkeys(("report", "deploy"), 6),
     **dict.fromkeys(("experiment", "terminal"), 7),
     **dict.fromkeys(("session", "estimate"), 8),
-    **dict.fromkeys(("evaluation", "training", "counting"), 9),
+    **dict.fromkeys(("evaluation", "training", "counting", "classification"), 9),
     "finetune": 10,
     "student": 11,
     **dict.fromkeys(("pipeline", "sizing"), 12),

@@ -1,10 +1,13 @@
 """Every shipped experiment builds, prints its plan, and is listed in experiments/README.md."""
 
+import dataclasses
 import pathlib
+import runpy
+import sys
 
 import pytest
 
-from xdistil_jax import Experiment, cli
+from xdistil_jax import Experiment, cli, load_corpus, load_test
 from xdistil_jax.distill.stages import describe
 from xdistil_jax.distill.strategies import strategies
 from xdistil_jax.experiment import restore, settings
@@ -32,3 +35,44 @@ def test_the_table_lists_every_file():
     assert len(EXPERIMENTS) >= 2
     for file in FILES:
         assert f"| `{file.name}` |" in table
+
+
+WORDS = {
+    "de": "und der die das nicht mit",
+    "ja": "東京都に行きました",
+    "en": "the and of not with it",
+}
+
+
+def snippets_of(folder, monkeypatch):
+    """Cut by the script, from thirty lines of three languages."""
+    source = folder / "source"
+    source.mkdir()
+    for code, words in WORDS.items():
+        lines = [f"{words} {number} {words[::-1]} {number * 7}." for number in range(30)]
+        (source / f"{code}.txt").write_text("\n".join([*lines, "x", *lines]), encoding="utf-8")
+    sizes = ("--train", "8", "--dev", "4", "--test", "4", "--unlabelled", "8")
+    places = ("--source", str(source), "--data", str(folder / "data"))
+    monkeypatch.setattr(sys, "argv", ["language_id.py", *places, *sizes])
+    runpy.run_path(str(FOLDER / "language_id.py"), run_name="__main__")
+    return folder / "data"
+
+
+def test_snippets_are_cut_alike_and_stand_in_one_split(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, again = (snippets_of(tmp_path / name, monkeypatch) for name in "ab")
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == {
+        path.name: path.read_bytes() for path in again.iterdir()
+    }
+    shipped = cli.load_experiment(str(FOLDER / "language_id.py"))(None).data
+    data = dataclasses.replace(shipped, root=str(first), unlabelled_root=str(first))
+    corpus, test = load_corpus(data), load_test(data)
+    assert corpus.tagset.classes == tuple(sorted(WORDS))
+    unlabelled = [s.words for s in corpus.transfer][len(corpus.train) :]
+    parts = [[s.words for s in part] for part in (corpus.train, corpus.dev, test)]
+    every = [words for part in (*parts, unlabelled) for words in part]
+    assert len(every) == len(set(every))
+    assert min(map(len, (*parts, unlabelled))) > 3
+    assert all(s.tags == (s.language,) for s in (*corpus.train, *corpus.dev, *test))
+    assert all(3 <= len(words) <= 8 for words in every)

@@ -3,6 +3,7 @@
 from xdistil_jax import lazy
 
 _PUBLIC = {
+    "Classifier": "deploy.classifier",
     "Corpus": "data.corpus",
     "DataSpec": "data.corpus",
     "EnsembleConfig": "experiment",

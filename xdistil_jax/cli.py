@@ -28,6 +28,7 @@ usage: xdistil COMMAND ...
   plan [FILE] [STRATEGY] ...      print the stages, costs, students that fit
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
+  predict RUN ["text" ...]        the class of each text; of a pair, with a tab between
   cache ls|rm [ID] [--out DIR]    the teacher caches
   launch --processes N COMMAND    quickstart, distil or run in N processes on this machine
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "plan": _plan,
         "eval": _eval,
         "tag": _tag,
+        "predict": _predict,
         "cache": _cache,
         "launch": _launch,
     }
@@ -150,7 +152,8 @@ class DistilArguments:
     """A student from your own files. Every field of an experiment can follow: --run.seed 1."""
 
     train: str
-    """Labelled text: CoNLL, WikiAnn or TSV (plain or .gz), or a datasets folder or hub name."""
+    """Labelled text: CoNLL, WikiAnn or TSV (plain or .gz), or a datasets folder or hub name.
+    With --data.task classification text<TAB>class, or text<TAB>text<TAB>class."""
     dev: str
     """Labelled text that decides when to stop."""
     teacher: tuple[str, ...] = ()
@@ -192,6 +195,7 @@ def _distil(arguments: list[str]) -> None:
     )
     chosen.plan()
     chosen = _parse(Experiment, rest, "distil", chosen)
+    chosen.plan()
     if not (chosen.teacher.checkpoint or chosen.teacher.outputs):
         raise ValueError(
             "no teacher: give --teacher with a Hugging Face folder or hub name, or "
@@ -295,6 +299,21 @@ def _tag(arguments: list[str]) -> None:
     for text in texts or _lines_of_stdin():
         found = tagger([text])[0]
         print("\t".join(f"{e.text} [{e.type} {e.start}:{e.end}]" for e in found), flush=True)
+
+
+def _predict(arguments: list[str]) -> None:
+    from xdistil_jax.deploy.classifier import Classifier
+
+    if not arguments or arguments[0].startswith("-"):
+        _show_usage(
+            'xdistil predict RUN ["text" …]   (without texts: each line on stdin)', arguments
+        )
+    folder, *texts = arguments
+    classifier = Classifier.load(folder)
+    for text in texts or _lines_of_stdin():
+        first, tab, second = text.partition("\t")
+        found = classifier([(first, second) if tab else first])[0]
+        print(f"{found.label}\t{found.probability:.4f}", flush=True)
 
 
 def _lines_of_stdin() -> Iterator[str]:

@@ -59,7 +59,8 @@ def _count(experiment: Experiment, corpus: Corpus, tokenizer: Tokenizer) -> Coun
     lengths, hashes = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.uint64)]
     train = 0
     for start in range(0, len(text), _CHUNK):
-        store = encode_in_memory(text[start : start + _CHUNK], tokenizer, max_length=length)
+        part = text[start : start + _CHUNK]
+        store = encode_in_memory(part, tokenizer, corpus.tagset, max_length=length)
         used += piece_counts([store], tokenizer.vocab_size)
         lengths.append(store.lengths)
         hashes.append(store.row_hashes())

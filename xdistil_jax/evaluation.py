@@ -15,7 +15,7 @@ from xdistil_jax import files, hosts, storage
 from xdistil_jax.data.batches import Buckets, choose_widths
 from xdistil_jax.data.corpus import Corpus, ReadLog, Sentence, load_test
 from xdistil_jax.data.encode import EncodedStore
-from xdistil_jax.data.leaks import overlap, unseen
+from xdistil_jax.data.leaks import unseen
 from xdistil_jax.distill.evaluate import (
     TaggedSet,
     decode,
@@ -24,20 +24,17 @@ from xdistil_jax.distill.evaluate import (
     word_logits,
 )
 from xdistil_jax.experiment import settings
-from xdistil_jax.labels import Decoding
 from xdistil_jax.models.functional import Spec, build
 from xdistil_jax.report import bench, page
-from xdistil_jax.report.metrics import Scores, retention, score
+from xdistil_jax.report.classes import AnyScores, read_scores, score_classes
+from xdistil_jax.report.metrics import retention, score
+from xdistil_jax.report.notes import leaks, notes
 from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.sharding import is_spread, settle
 from xdistil_jax.teacher.ensemble import mix_logits
 from xdistil_jax.types import EncoderOutput, Params
 
 _LATENCY_SECONDS = 8.0
-_DECODED: dict[Decoding, str] = {
-    "iob2": "Teacher and student tag alike: the best valid IOB2 sequence of each sentence.",
-    "argmax": "Teacher and student tag alike: the best tag of each word, valid IOB2 or not.",
-}
 
 
 def can_tag(teacher: Trained | Given | Ensemble) -> bool:
@@ -64,7 +61,7 @@ def tag(
 def _word_logits(
     session: Session, model: Trained, bare: Sequence[Sentence]
 ) -> tuple[Float[Array, "W C"], TaggedSet, EncodedStore]:
-    store = session.encode(bare, model.tokenizer, None, max_length=model.max_length)
+    store = session.encode(bare, model.tokenizer, model.tagset, max_length=model.max_length)
     run_, mesh = session.experiment.run, model.mesh or session.mesh
     buckets = Buckets(choose_widths(store.lengths, run_.buckets), 4096, run_.shards)
     tagged = tagged_set(store, buckets, model.tagset, mesh, steps=4, decoding=run_.decoding)
@@ -78,20 +75,21 @@ def evaluate(
     sentences: Sequence[Sentence],
     *,
     fresh: Bool[np.ndarray, "S"] | None = None,
-) -> tuple[Scores, Scores | None]:
-    """seqeval's figures by language on all sentences, and on those where ``fresh`` holds.
+) -> tuple[AnyScores, AnyScores | None]:
+    """Figures by language (tags: seqeval's) on all sentences, and on those where ``fresh`` holds.
 
     The second is None without such sentences.
     """
     gold = [sentence.tags or () for sentence in sentences]
     predicted = tag(session, model, sentences)
     languages = [sentence.language for sentence in sentences]
-    everything = score(gold, predicted, languages)
+    scored = score_classes if session.experiment.data.task == "classification" else score
+    everything = scored(gold, predicted, languages)
     chosen = np.flatnonzero(False if fresh is None else fresh)
     if not len(chosen):
         return everything, None
     part = ([column[i] for i in chosen] for column in (gold, predicted, languages))
-    return everything, score(*part)
+    return everything, scored(*part)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -149,7 +147,7 @@ def report_run(
             configuration=settings(session.experiment),
             versions=page.versions(),
             latency=latency,
-            notes=_notes(corpus, figures, session.experiment.run.decoding),
+            notes=[*notes(corpus, figures, session.experiment.run.decoding), *session.notes],
         )
         written = {**report, **composed, "figures": figures}
         write_report(folder, written)
@@ -179,15 +177,16 @@ def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble)
     Says so where a label-only student of the same data, on disk already, is better.
 
     Raises:
-        WeakTeacherError: if its mean F1 over languages is under ``teacher.min_f1``.
+        WeakTeacherError: if its mean F1 (or accuracy) over languages is under ``teacher.min_f1``.
     """
     limit = session.experiment.teacher.min_f1
     figures = _figures(session, {"teacher": teacher}, corpus.dev, corpus, None)
-    mean = Scores.from_json(figures["models"]["teacher"]["scores"]).mean
+    scores = read_scores(figures["models"]["teacher"]["scores"])
+    mean, figure = scores.mean, scores.figure
     if mean < limit:
         raise WeakTeacherError(
-            f"the teacher's dev F1 is {mean:.1f}, under the limit of {limit:g}: a student can't "
-            "learn from it. Look at its training (metrics.jsonl in "
+            f"the teacher's dev {figure} is {mean:.1f}, under the limit of {limit:g}: a student "
+            "can't learn from it. Look at its training (metrics.jsonl in "
             f"{session.experiment.folder()}/teacher-*), its tags and its tokenizer; "
             "--teacher.min-f1 changes the limit"
         )
@@ -197,10 +196,10 @@ def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble)
         dev = read_report(path.parent).get("figures", {}).get("dev", {})
         if dev.get("sentences") != figures["sentences"]:
             continue
-        other = Scores.from_json(dev["models"]["student"]["scores"]).mean
+        other = read_scores(dev["models"]["student"]["scores"]).mean
         if other > mean:
             session.say(
-                f"warning: the teacher's dev F1 is {mean:.1f}, and the label-only student "
+                f"warning: the teacher's dev {figure} is {mean:.1f}, and the label-only student "
                 f"{path.parent.name} reaches {other:.1f}"
             )
 
@@ -232,7 +231,7 @@ def _figures(
         "sentences": identity,
         "models": found,
         "repaired": log.repaired if log else 0,
-        "leaks": _leaks(corpus, sentences),
+        "leaks": leaks(corpus, sentences),
     }
 
 
@@ -294,11 +293,11 @@ def compose_rows(
     """The teacher's and the student's column of a table; outputs alone have no column."""
     models = figures["models"]
     known = models.get("teacher")
-    teacher = None if known is None else Scores.from_json(known["scores"])
+    teacher = None if known is None else read_scores(known["scores"])
     rows = []
     for name, each in models.items():
-        scores = Scores.from_json(each["scores"])
-        rest = None if each["unseen"] is None else Scores.from_json(each["unseen"])
+        scores = read_scores(each["scores"])
+        rest = None if each["unseen"] is None else read_scores(each["unseen"])
         student = name != "teacher"
         ratios = (None, None)
         if student and latency is not None:
@@ -307,41 +306,3 @@ def compose_rows(
         compression = known["parameters"] / each["parameters"] if student and known else None
         rows.append(page.Row(name, scores, rest, each["parameters"], compression, kept, *ratios))
     return tuple(rows)
-
-
-def _leaks(corpus: Corpus, sentences: Sequence[Sentence]) -> list[dict[str, Any]]:
-    """Which share of a split also stands in train or in transfer text, by language."""
-    seen = {"train": corpus.train, "transfer": corpus.transfer}
-    found = []
-    for within, text in seen.items():
-        for each in overlap({within: text, "split": sentences}):
-            if each.anywhere:
-                found.append({**each._asdict(), "share": each.share})
-    return found
-
-
-def _notes(corpus: Corpus, figures: Mapping[str, Any], decoding: Decoding) -> list[str]:
-    languages = {sentence.language for sentence in corpus.train}
-    log = corpus.log
-    notes = [
-        _DECODED[decoding],
-        f"{len(corpus.train):,} labelled and {len(corpus.transfer):,} transfer sentences in "
-        f"{len(languages)} language{'s' * (len(languages) > 1)}. F1 kept and compression refer to "
-        "this run's own teacher.",
-        f"Read: {log.repaired:,} tags repaired (IOB1 or a stray I-), {log.skipped:,} sentences "
-        f"skipped, {log.dropped:,} transfer sentences dropped because they also stand in dev.",
-        *log.notes,
-    ]
-    for split in ("dev", "test"):
-        for within in ("train", "transfer"):
-            found = figures.get(split, {}).get("leaks", ())
-            shares = [
-                f"{each['language']} {each['share']:.1%}"
-                for each in found
-                if each["within"] == within and each["shared"]
-            ]
-            if shares:
-                notes.append(
-                    f"Sentences of {split} that also stand in {within}: {', '.join(shares)}."
-                )
-    return notes

@@ -105,6 +105,9 @@ class StudentConfig:
     Of a teacher whose ``codec`` is PCA it imitates the ``"states"``, restored, or the
     ``"coordinates"`` themselves. Then its projection is only as wide as they are many. For a linear
     projection that is the same objective up to a constant and a factor; for ``gelu`` it is another.
+
+    A whole text is classified by the last state of each direction, or by the maximum over its
+    pieces: ``pooling``.
     """
 
     embed: int = 50
@@ -118,6 +121,7 @@ class StudentConfig:
     vocab_size: int = 0
     pool: Literal["first", "mean"] = "first"
     imitate: Literal["states", "coordinates"] = "states"
+    pooling: Literal["last", "max"] = "last"
 
 
 STUDENTS: dict[str, StudentConfig] = {
@@ -178,15 +182,37 @@ class Experiment:
         """The stages that will run.
 
         Raises:
-            ValueError: for an unknown strategy, with the nearest names.
+            ValueError: for an unknown strategy, with the nearest names, or for a choice about words
+                where whole texts are classified.
         """
-        if self.stages is not None:
-            return self.stages
-        return plan(self.strategy, ("head", "projection", "bilstm", "embed"), self.tuning)
+        stages = self.stages
+        if stages is None:
+            stages = plan(self.strategy, ("head", "projection", "bilstm", "embed"), self.tuning)
+        if self.data.task == "classification":
+            _refuse_words(self, stages)
+        return stages
 
     def folder(self) -> Path:
         """Where runs of this experiment lie on this machine."""
         return storage.local(self.run.out) / self.name
+
+
+def _refuse_words(experiment: Experiment, stages: tuple[Stage, ...]) -> None:
+    """Refuse what is said of words, or of all pieces, where only the whole text has a class."""
+    losses = {term.loss for stage in stages for term in stage.terms}
+    teachers = (experiment.teacher, *experiment.ensemble.teachers)
+    wrong = {
+        "tuning.logit_loss is logit_all: take logit": "logit_all" in losses,
+        "student.pool is mean: take first": experiment.student.pool == "mean",
+        "teacher.outputs is given: take a checkpoint": any(each.outputs for each in teachers),
+    }
+    for what, holds in wrong.items():
+        if holds:
+            field, _, cure = what.partition(": ")
+            raise ValueError(
+                f"{field}, which is about the words of a text, but data.task is classification, "
+                f"where only the whole text has a class: {cure}"
+            )
 
 
 # What says where or how to work, and changes no number of the result.
@@ -263,7 +289,8 @@ class Result:
     """All that a run found.
 
     ``dev`` and ``test`` map ``"teacher"`` and ``"student"`` to ``report.metrics.Scores`` (F1 in
-    percent); ``test`` is None unless it was asked for. ``report`` is report.json.
+    percent) or ``report.classes.ClassScores``; ``test`` is None unless it was asked for. ``report``
+    is report.json.
     """
 
     folder: Path
@@ -273,5 +300,5 @@ class Result:
 
     @property
     def dev_f1(self) -> float:
-        """The student's mean F1 over languages on the dev set, in percent."""
+        """The student's mean F1 (or accuracy) over languages on the dev set, in percent."""
         return self.dev["student"].mean

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdistil_jax import files, hosts, storage
+from xdistil_jax.classification import separated
 from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import (
@@ -22,7 +23,7 @@ from xdistil_jax.data.tokenizer import (
 )
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import TeacherConfig, hash8, settings
-from xdistil_jax.labels import LabelMap, TagSet
+from xdistil_jax.labels import LabelMap, Labels
 from xdistil_jax.models import partition
 from xdistil_jax.models.checkpoints import keep_lowest, load_encoder, save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
@@ -164,6 +165,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     if not hosts.primarys((folder / "model" / "config.json").is_file()):
         session.refuse_other(folder)
         spec, params, own = _start(config, tokenizer, tags, key)
+        spec = separated(spec, tokenizer, corpus.tagset)
         if config.fine_tune:
             session.say(f"teacher: fine-tuning in {folder}")
             stage = fine_tuning(config, spec)
@@ -177,6 +179,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
         hosts.once(lambda: _save(folder / "model", tokenizer, spec, host, own))
         storage.settle(folder / "model")
     spec, params = _load(session, config, folder / "model", corpus.tagset, split_over)
+    spec = separated(spec, tokenizer, corpus.tagset)
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
     return Trained(
@@ -203,7 +206,7 @@ def _save(
 
 
 def _load(
-    session: Session, config: TeacherConfig, folder: Path, tagset: TagSet, split_over: Mesh | None
+    session: Session, config: TeacherConfig, folder: Path, tagset: Labels, split_over: Mesh | None
 ) -> tuple[AnySpec, Params]:
     """The saved teacher on the devices, its tags matched with ``tagset`` by name."""
     # A scan copies each layer's weights out of their stack: a fourteenth of the time on a CPU,

@@ -1,5 +1,9 @@
-"""Tag vocabularies, the rules of IOB2, and spans. NumPy only: a deployed student uses it too."""
+"""Tag vocabularies, the rules of IOB2, and spans; classes of whole texts.
 
+NumPy only: a deployed student uses it too.
+"""
+
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,28 +148,73 @@ class TagSet:
 
 
 @dataclass(frozen=True)
+class ClassSet:
+    """The classes of whole texts, in the order of the head's columns."""
+
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labels: Iterable[str]) -> "ClassSet":
+        """The classes that occur: in alphabetical order, or, if all are integers, by value."""
+        found = sorted(set(labels))
+        if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in found):
+            found.sort(key=int)
+        return cls(tuple(found))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the head's columns, as ``TagSet.tags``."""
+        return self.classes
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def decode(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        """int [N] -> classes."""
+        return tuple(self.classes[number] for number in numbers)
+
+    def best(self, logits: Float[np.ndarray, "W C"], decoding: Decoding) -> Int[np.ndarray, "W"]:
+        """The number of the likeliest class, whatever ``decoding`` says."""
+        return logits.argmax(-1)
+
+
+Labels = TagSet | ClassSet
+"""What a head's columns mean: tags of words, or classes of whole texts."""
+
+
+@dataclass(frozen=True)
 class LabelMap:
     """A teacher's tags, as the data's: ``columns[k]`` are its columns that mean our k-th tag.
 
-    ``lost`` are its types that count as O here, ``unknown`` our tags of which it knows nothing.
+    ``lost`` are its types that count as O here, or classes that are left out; ``unknown`` our tags
+    of which it knows nothing.
     """
 
     columns: tuple[tuple[int, ...], ...]
     lost: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    counted: str = OUTSIDE
+    """As what the lost ones count."""
 
     @classmethod
     def of(
-        cls, theirs: Sequence[str], ours: TagSet, renamed: Mapping[str, str] | None = None
+        cls, theirs: Sequence[str], ours: Labels, renamed: Mapping[str, str] | None = None
     ) -> "LabelMap":
         """By name: a type keeps its name unless ``renamed`` says otherwise (``{"MISC": "O"}``).
 
-        Types that the data don't have count as O. BILOU and BIOES are read as IOB2.
+        Types that the data don't have count as O. BILOU and BIOES are read as IOB2. Classes that
+        they don't have count for nothing, and each of theirs must be there.
 
         Raises:
-            ValueError: for names that are no tags, for a type in ``renamed`` that the teacher
-                hasn't or the data haven't, and if no type is left.
+            ValueError: for names that are no tags, for a type or class in ``renamed`` that the
+                teacher hasn't or the data haven't, and if no type is left, or a class has none.
         """
+        if isinstance(ours, ClassSet):
+            return _map_classes(theirs, ours, renamed or {})
         split = [_split_any(tag) for tag in theirs]
         types = sorted({kind for _, kind in split} - {""})
         renamed = dict(renamed or {})
@@ -193,10 +242,27 @@ class LabelMap:
         """What is lost, in a sentence; empty where nothing is."""
         said = []
         if self.lost:
-            said.append(f"the teacher's {', '.join(self.lost)} count as {OUTSIDE}")
+            said.append(f"the teacher's {', '.join(self.lost)} count as {self.counted}")
         if self.unknown:
             said.append(f"it knows nothing of {', '.join(self.unknown)}")
         return "; ".join(said)
+
+
+def _map_classes(theirs: Sequence[str], ours: ClassSet, renamed: Mapping[str, str]) -> LabelMap:
+    if strange := [name for name in renamed if name not in theirs]:
+        raise ValueError(f"the teacher has no class {strange[0]!r}: it has {', '.join(theirs)}")
+    names = [renamed.get(name, name) for name in theirs]
+    columns = tuple(
+        tuple(number for number, name in enumerate(names) if name == wanted)
+        for wanted in ours.classes
+    )
+    if empty := [name for name, found in zip(ours.classes, columns, strict=True) if not found]:
+        raise ValueError(
+            f"the teacher's classes ({', '.join(theirs)}) have none for the data's "
+            f"{', '.join(empty)}: rename them, as in LABEL_0={empty[0]}"
+        )
+    lost = tuple(name for name in dict.fromkeys(names) if name not in ours.index)
+    return LabelMap(columns, lost, counted="nothing")
 
 
 def _split_any(tag: str) -> tuple[str, str]:

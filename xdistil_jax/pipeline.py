@@ -11,7 +11,7 @@ from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.evaluation import can_tag, report_run, write_report
 from xdistil_jax.experiment import Experiment, Result, restore
 from xdistil_jax.finetune import prepare_teacher
-from xdistil_jax.report.metrics import Scores
+from xdistil_jax.report.classes import AnyScores, read_scores
 from xdistil_jax.session import Say, Session
 from xdistil_jax.student import distil
 
@@ -76,6 +76,6 @@ def run_again(
     return run(experiment, evaluate_test=evaluate_test, say=say, only=folder)
 
 
-def _scores(report: dict, split: str) -> dict[str, Scores]:
+def _scores(report: dict, split: str) -> dict[str, AnyScores]:
     models = report["figures"][split]["models"]
-    return {name: Scores.from_json(each["scores"]) for name, each in models.items()}
+    return {name: read_scores(each["scores"]) for name, each in models.items()}

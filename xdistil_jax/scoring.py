@@ -1,4 +1,4 @@
-"""Tags from logits, and exact span counts equal to seqeval's default mode, without the host.
+"""Tags from logits, and exact counts (spans: equal to seqeval's default mode), without the host.
 
 All words of a data set lie in one flat array; an entity is decided by where it starts, its kind and
 where it ends, so counting is a scan for ends and three sums. Axes: N words, C tags, S sentences, G
@@ -113,6 +113,21 @@ def span_counts(
         return jax.ops.segment_sum(found.astype(jnp.int32), group, groups)
 
     return SpanCounts(total(correct), total(starts), total(gold_starts))
+
+
+def class_counts(
+    predicted: Int[Array, "S"], gold: Int[Array, "S"], group: Int[Array, "S"], *, groups: int
+) -> SpanCounts:
+    """Texts of each language as counts of spans: each text is one entity, so F1 is accuracy.
+
+    ``group`` is each text's language (-1: not counted); pure, ``groups`` is static.
+    """
+
+    def total(found: Bool[Array, "S"]) -> Int[Array, "G"]:
+        return jax.ops.segment_sum(found.astype(jnp.int32), group, groups)
+
+    texts = total(group >= 0)
+    return SpanCounts(total(predicted == gold), texts, texts)
 
 
 def f1(counts: SpanCounts) -> Float[Array, "G"]:

@@ -15,7 +15,7 @@ from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.tokenizer import Tokenizer
 from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.experiment import Experiment
-from xdistil_jax.labels import TagSet
+from xdistil_jax.labels import Labels
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.sharding import make_mesh
 from xdistil_jax.teacher.outputs import Outputs
@@ -35,7 +35,7 @@ class Trained:
     spec: Spec
     params: Params
     tokenizer: Tokenizer
-    tagset: TagSet
+    tagset: Labels
     max_length: int
     fingerprint: str = ""
     folder: Path | None = None
@@ -93,6 +93,7 @@ class Session:
     progress: Writer | None
     only: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -153,13 +154,23 @@ class Session:
         self,
         sentences: Sequence[Sentence],
         tokenizer: Tokenizer,
-        tagset: TagSet | None,
+        tagset: Labels | None,
         *,
         max_length: int,
     ) -> EncodedStore:
-        """The store of ``sentences``, under its hash and shared by all experiments."""
+        """The store of ``sentences``, under its hash and shared by all experiments.
+
+        That texts to classify had to be cut is said, and noted for the report.
+        """
         with hosts.primary_first():
-            return encode(sentences, tokenizer, tagset, max_length=max_length, folder=self.encoded)
+            store = encode(sentences, tokenizer, tagset, max_length=max_length, folder=self.encoded)
+        if store.shortened:
+            note = f"{store.shortened:,} of {store.rows:,} texts have over {max_length} pieces"
+            note += ", and were cut (teacher.max_length)."
+            if note not in self.notes:
+                self.say(note)
+                self.notes.append(note)
+        return store
 
     @property
     def encoded(self) -> Path:

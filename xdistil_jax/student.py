@@ -22,7 +22,7 @@ from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import can_tag, check_teacher
 from xdistil_jax.experiment import Experiment, hash8, settings
 from xdistil_jax.finetune import transplant
-from xdistil_jax.labels import TagSet
+from xdistil_jax.labels import ClassSet, Labels
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.embeddings import join_embedding, start_embedding
 from xdistil_jax.models.functional import build
@@ -145,6 +145,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     spec = BiLSTMSpec(
         text.tokenizer.vocab_size, config.embed, config.hidden, width,
         len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
+        pool=config.pooling if isinstance(corpus.tagset, ClassSet) else "none",
     )  # fmt: skip
     dev = session.encode(corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length)
     identity = hash8(
@@ -232,7 +233,7 @@ def _train_student(
     spec: BiLSTMSpec,
     text: Text,
     dev: EncodedStore,
-    tagset: TagSet,
+    tagset: Labels,
     teacher: Teaching,
 ) -> tuple[BiLSTMSpec, Params]:
     """The trained parameters, and the sizes that they were trained with."""

@@ -17,7 +17,7 @@ from xdistil_jax.distill.loop import PlanResult, Training, Writer, run_plan
 from xdistil_jax.distill.resident import Resident
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import Model
-from xdistil_jax.labels import TagSet
+from xdistil_jax.labels import Labels
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.report.writers import JsonLines, TensorBoard, Writers
 from xdistil_jax.session import Session
@@ -28,7 +28,7 @@ from xdistil_jax.types import Params
 
 def train_plan(
     session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
-    store: EncodedStore, dev: EncodedStore, tagset: TagSet, *, labelled: np.ndarray,
+    store: EncodedStore, dev: EncodedStore, tagset: Labels, *, labelled: np.ndarray,
     budget: int, seed: int, transfer: np.ndarray | None = None, teacher: Teacher | None = None,
     split_over: Mesh | None = None,
 ) -> PlanResult:  # fmt: skip

@@ -8,15 +8,17 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xdistil_jax.data.leaks import text_key
 from xdistil_jax.data.readers import ReadLog, Sentence, read
 from xdistil_jax.data.sources import HUB, CorpusError, language_of, missing, split_files
 from xdistil_jax.data.spool import draw, spool
-from xdistil_jax.labels import TagSet
+from xdistil_jax.data.texts import classes_of, is_pair, read_texts
+from xdistil_jax.labels import ClassSet, Labels, TagSet
 
 __all__ = [
     *("Corpus", "CorpusError", "DataSpec", "ReadLog", "Sentence"),
@@ -55,8 +57,10 @@ class DataSpec:
     train_as_transfer: bool = True
     """The text of the train set (as limited) belongs to the transfer set."""
     synthetic: bool = False
-    """The embedded corpus, and no file."""
+    """The embedded corpus, and no file; as texts to classify, which language each is in."""
     seed: int = 0
+    task: Literal["tagging", "classification"] = "tagging"
+    """Tags of words; or a class of each text, or pair of texts, in which ``types`` are classes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Corpus:
     dev: tuple[Sentence, ...]
     transfer: Sequence[Sentence]
     """Train text first, then unlabelled text; without tags, and without sentences of dev."""
-    tagset: TagSet
+    tagset: Labels
     log: ReadLog
 
     @property
@@ -87,17 +91,17 @@ def load_corpus(spec: DataSpec, folder: Path | None = None) -> Corpus:
         CorpusError: naming file and line, what was expected and what to do.
     """
     log = ReadLog()
-    tagset = TagSet(tuple(spec.types)) if spec.types else None
+    tagset = _given(spec)
     train: Sequence[Sentence]
     if spec.synthetic:
         made = _synthesise(spec)
         train, dev, unlabelled = made.train, made.dev, iter(made.transfer)
-        tagset = tagset or _tagset(train)
+        tagset = tagset or _tagset(spec, train)
     else:
         _check_distinct(spec)
         train = spool(_labelled(spec, "train", tagset, log), folder)
-        tagset = tagset or _tagset(train)
-        dev = tuple(_labelled(spec, "dev", tagset, log))
+        tagset = tagset or _tagset(spec, train)
+        dev = tuple(_labelled(spec, "dev", tagset, log, pairs=any(map(is_pair, train[:1]))))
         unlabelled = _unlabelled(spec, train, log)
     if spec.train_limit is not None:
         train = spool(draw(train, spec.train_limit, spec.seed, folder), folder)
@@ -130,25 +134,39 @@ def check_test(spec: DataSpec) -> None:
 
 
 def load_test(
-    spec: DataSpec, *, tagset: TagSet | None = None, log: ReadLog | None = None
+    spec: DataSpec, *, tagset: Labels | None = None, log: ReadLog | None = None
 ) -> tuple[Sentence, ...]:
     """Read the test set, and nothing else. A tag that ``tagset`` doesn't have is an error."""
     if spec.synthetic:
         return _synthesise(spec).test
     _check_distinct(spec)
-    types = TagSet(tuple(spec.types)) if spec.types else None
-    return tuple(_labelled(spec, "test", tagset or types, log or ReadLog()))
+    return tuple(_labelled(spec, "test", tagset or _given(spec), log or ReadLog()))
 
 
 def _synthesise(spec: DataSpec) -> Any:
     from xdistil_jax.data import synthetic
 
-    if spec.languages:
-        return synthetic.synthesise(spec.seed, languages=spec.languages)
-    return synthetic.synthesise(spec.seed)
+    chosen = {"languages": spec.languages} if spec.languages else {}
+    made = synthetic.synthesise(spec.seed, **chosen)
+    if spec.task == "tagging":
+        return made
+    parts = ("train", "dev", "test")
+    return made._replace(**{part: tuple(map(_spoken, getattr(made, part))) for part in parts})
 
 
-def _tagset(train: Iterable[Sentence]) -> TagSet:
+def _spoken(sentence: Sentence) -> Sentence:
+    """A sentence, its language being its class."""
+    return sentence._replace(tags=(sentence.language,))
+
+
+def _given(spec: DataSpec) -> Labels | None:
+    kind = ClassSet if spec.task == "classification" else TagSet
+    return kind(tuple(spec.types)) if spec.types else None
+
+
+def _tagset(spec: DataSpec, train: Iterable[Sentence]) -> Labels:
+    if spec.task == "classification":
+        return classes_of(train)
     found: set[str] = set()
     for sentence in train:
         found.update(sentence.tags or ())
@@ -156,11 +174,12 @@ def _tagset(train: Iterable[Sentence]) -> TagSet:
 
 
 def _labelled(
-    spec: DataSpec, split: str, tagset: TagSet | None, log: ReadLog
+    spec: DataSpec, split: str, tagset: Labels | None, log: ReadLog, *, pairs: bool | None = None
 ) -> Iterator[Sentence]:
     found: set[str] = set()
+    reading = partial(read_texts, pairs=pairs) if spec.task == "classification" else read
     for source, language in _sources(spec, split):
-        sentences = read(
+        sentences = reading(
             source,
             format=spec.format,
             language=language,
@@ -222,11 +241,15 @@ def _required(folder: Path, split: str) -> list[Path]:
     raise CorpusError(f"{folder}: no {split} file; expected {split}.txt, found {names}")
 
 
-def _unlabelled(spec: DataSpec, train: Iterable[Sentence], log: ReadLog) -> Iterator[Sentence]:
+def _unlabelled(spec: DataSpec, train: Sequence[Sentence], log: ReadLog) -> Iterator[Sentence]:
     known = sorted({sentence.language for sentence in train})
     sole = known[0] if len(known) == 1 else None
+    reading = read
+    if spec.task == "classification":
+        paired = any(map(is_pair, train[:1]))
+        reading = partial(read_texts, labelled=False, pairs=paired)
     for path, language in _unlabelled_sources(spec, known, log):
-        sentences = read(
+        sentences = reading(
             path,
             language=language or language_of(path) or sole,
             on_mismatch=spec.on_mismatch,

@@ -16,9 +16,10 @@ from xdistil_jax import files, storage
 from xdistil_jax.data.arrays import ArrayFolder, digest, gather, load_arrays
 from xdistil_jax.data.arrays import StoreError as StoreError
 from xdistil_jax.data.corpus import Sentence
+from xdistil_jax.data.rows import encode_rows
 from xdistil_jax.data.tokenizer import Tokenizer
-from xdistil_jax.data.windows import bounds, expand, own_words, plan_windows
-from xdistil_jax.labels import UNLABELLED, TagSet
+from xdistil_jax.data.windows import bounds
+from xdistil_jax.labels import ClassSet, Labels, TagSet
 
 _FORMAT = 1
 _CHUNK = 8192
@@ -41,7 +42,8 @@ class EncodedStore:
     """Rows of pieces, end to end: row r is ``tokens[offsets[r]:offsets[r + 1]]``.
 
     Each row is framed by the special pieces. A sentence is one row, or, where it is too long,
-    several overlapping ones; each of its words is owned by exactly one of them.
+    several overlapping ones; each of its words is owned by exactly one of them. A text to classify
+    is one row, ``shortened`` of them cut, and one word, for which its first piece stands.
     """
 
     tokens: Int32[np.ndarray, "N"]
@@ -58,6 +60,7 @@ class EncodedStore:
     word_counts: Int32[np.ndarray, "S"]
     max_length: int
     identity: str
+    shortened: int = 0
 
     @property
     def rows(self) -> int:
@@ -143,7 +146,7 @@ def pieces(
 def encode(
     sentences: Sequence[Sentence],
     tokenizer: Tokenizer,
-    tagset: TagSet | None,
+    tagset: Labels | None,
     *,
     max_length: int,
     folder: str | Path,
@@ -168,10 +171,12 @@ def encode(
         "format": _FORMAT,
         "sentences": _hash_sentences(sentences),
         "tokenizer": tokenizer.fingerprint,
-        "types": None if tagset is None else list(tagset.types),
+        "types": list(tagset.types) if isinstance(tagset, TagSet) else None,
         "max_length": max_length,
         "overlap": overlap,
     }
+    if isinstance(tagset, ClassSet):
+        source["classes"] = list(tagset.classes)
     final = Path(folder) / digest(source)
     storage.settle(final)
     if not final.exists():
@@ -181,11 +186,18 @@ def encode(
 
 
 def encode_in_memory(
-    sentences: Sequence[Sentence], tokenizer: Tokenizer, *, max_length: int
+    sentences: Sequence[Sentence],
+    tokenizer: Tokenizer,
+    tagset: Labels | None = None,
+    *,
+    max_length: int,
 ) -> EncodedStore:
-    """The store of a few untagged sentences, without a folder: for tagging."""
-    labels = np.full(sum(len(sentence.words) for sentence in sentences), UNLABELLED, np.int8)
-    rows = _encode_chunk(sentences, labels, tokenizer, max_length, max_length // 4)
+    """The store of a few sentences, without a folder and without their labels: for tagging.
+
+    ``tagset`` only says whether their words are to be tagged (or None), or each text as a whole.
+    """
+    bare = [sentence._replace(tags=None) for sentence in sentences]
+    rows, _ = encode_rows(bare, 0, tokenizer, tagset, max_length, max_length // 4)
     languages = tuple(sorted({sentence.language for sentence in sentences}))
     numbers = {language: number for number, language in enumerate(languages)}
     language = np.array([numbers[sentence.language] for sentence in sentences], np.int16)
@@ -206,6 +218,7 @@ def load_store(path: str | Path) -> EncodedStore:
         languages=tuple(facts["languages"]),
         max_length=source["max_length"],
         identity=Path(path).name,
+        shortened=facts.get("shortened", 0),
     )
 
 
@@ -241,93 +254,25 @@ def _write(
     folder: Path,
     sentences: Sequence[Sentence],
     tokenizer: Tokenizer,
-    tagset: TagSet | None,
+    tagset: Labels | None,
     source: dict[str, Any],
 ) -> None:
-    languages = sorted({sentence.language for sentence in sentences})
+    languages, shortened = sorted({sentence.language for sentence in sentences}), 0
     numbers = {language: number for number, language in enumerate(languages)}
     arrays = ArrayFolder(folder, _ARRAYS)
     arrays.append("offsets", np.zeros(1, np.int64))
     for first in range(0, len(sentences), _CHUNK):
         chunk = sentences[first : first + _CHUNK]
-        labels = _number_tags(chunk, first, tagset)
-        rows = _encode_chunk(chunk, labels, tokenizer, source["max_length"], source["overlap"])
+        limits = source["max_length"], source["overlap"]
+        rows, cut = encode_rows(chunk, first, tokenizer, tagset, *limits)
+        shortened += cut
         language = np.array([numbers[sentence.language] for sentence in chunk])
         rows["language"] = language[rows["sentence"]]
         rows["sentence"] = rows["sentence"] + first
         rows["offsets"] = rows["offsets"][1:] + arrays.length("tokens")
         for name in _ARRAYS:
             arrays.append(name, rows[name])
-    arrays.close(source, {"languages": languages})
-
-
-def _encode_chunk(
-    chunk: Sequence[Sentence],
-    labels: Int8[np.ndarray, "W"],
-    tokenizer: Tokenizer,
-    max_length: int,
-    overlap: int,
-) -> dict[str, np.ndarray]:
-    """The arrays of a store, for these sentences alone."""
-    numbers: dict[str, int] = {}
-    flat = [numbers.setdefault(word, len(numbers)) for sent in chunk for word in sent.words]
-    pieces, starts = tokenizer.word_pieces(list(numbers))
-    distinct = np.array(flat, np.int64)
-    word_counts = np.array([len(sentence.words) for sentence in chunk], np.int64)
-    words = bounds(word_counts)
-
-    sizes = np.minimum(np.diff(starts), max_length - 2)[distinct]
-    windows = plan_windows(words, bounds(sizes), max_length - 2, overlap)
-    entries = expand(windows.start, windows.end - windows.start)
-    row = np.repeat(np.arange(len(windows.start)), windows.end - windows.start)
-    owned_entries = own_words(windows, bounds(sizes), entries, row)
-
-    lengths = 2 + np.bincount(row, sizes[entries], len(windows.start)).astype(np.int64)
-    offsets = bounds(lengths)
-    tokens = np.full(offsets[-1], tokenizer.cls_id, np.int32)
-    tokens[offsets[1:] - 1] = tokenizer.sep_id
-    inner = np.ones(offsets[-1], np.bool_)
-    inner[offsets[:-1]] = inner[offsets[1:] - 1] = False
-    tokens[inner] = pieces[expand(starts[distinct[entries]], sizes[entries])]
-
-    # Pieces of the rows before, and 2 r + 1 special pieces, stand before an entry of row r.
-    position = bounds(sizes[entries])[:-1] + 2 * row + 1
-    word = np.full(offsets[-1], -1, np.int32)
-    word[position] = entries - words[windows.sentence[row]]
-    owned = np.zeros(offsets[-1], np.bool_)
-    owned[position[owned_entries]] = True
-    tags = np.full(offsets[-1], UNLABELLED, np.int8)
-    tags[owned] = labels[entries[owned_entries]]
-    return {
-        "tokens": tokens,
-        "word": word,
-        "owned": owned,
-        "labels": tags,
-        "offsets": offsets,
-        "sentence": windows.sentence,
-        "word_counts": word_counts,
-    }
-
-
-def _number_tags(
-    chunk: Sequence[Sentence], first: int, tagset: TagSet | None
-) -> Int8[np.ndarray, "W"]:
-    if tagset is not None and len(tagset) > 128:
-        raise ValueError(f"{len(tagset)} tags: a store holds at most 128")
-    labels: list[int] = []
-    for number, (words, tags, _) in enumerate(chunk, start=first):
-        if tagset is None or tags is None:
-            labels += [UNLABELLED] * len(words)
-            continue
-        if len(tags) != len(words):
-            raise ValueError(f"sentence {number} has {len(words)} words, but {len(tags)} tags")
-        try:
-            labels += [tagset.index[tag] for tag in tags]
-        except KeyError as error:
-            raise ValueError(
-                f"sentence {number}: tag {error} is not one of {', '.join(tagset.tags)}"
-            ) from error
-    return np.array(labels, np.int8)
+    arrays.close(source, {"languages": languages, "shortened": shortened})
 
 
 def _hash_sentences(sentences: Sequence[Sentence]) -> str:

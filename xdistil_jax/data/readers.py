@@ -14,14 +14,21 @@ from xdistil_jax.labels import OUTSIDE, TagSet, repair, split_tag
 
 FORMATS = ("auto", *formats.PARSERS, "datasets")
 UNDETERMINED = "und"
+PAIR = "\x1e"
+"""No word of any text: ``words_of`` gives no control characters."""
 
-_SAMPLE = 400
+SAMPLE = 400
 _PLACES = 5
-_Rule = Callable[[tuple[str, ...]], tuple[tuple[str, ...], int]]
+Rule = Callable[[tuple[str, ...]], tuple[tuple[str, ...], int]]
+"""Labels as written -> valid ones, and how many were repaired; may raise UnknownLabelError."""
 
 
 class Sentence(NamedTuple):
-    """Words of one sentence, their IOB2 tags (None for transfer text), and its language."""
+    """Words of one sentence, their IOB2 tags (None for transfer text), and its language.
+
+    A text with a class has that one alone for its tags. Of a pair of texts, ``PAIR`` stands between
+    the words of the two.
+    """
 
     words: tuple[str, ...]
     tags: tuple[str, ...] | None
@@ -50,13 +57,15 @@ class ReadLog:
             self.skipped_places.append(place)
 
 
-class _UnknownTagError(ValueError):
+class UnknownLabelError(ValueError):
+    """A tag or class that can't be used, and how many words before it can."""
+
     def __init__(self, position: int, problem: str) -> None:
         super().__init__(problem)
         self.position = position
 
 
-def _tag_rule(tag_map: Mapping[str, str], tagset: TagSet | None) -> _Rule:
+def _tag_rule(tag_map: Mapping[str, str], tagset: TagSet | None) -> Rule:
     """Tags as written -> valid IOB2 of the wanted types, and how many were repaired."""
 
     def renamed(position: int, tag: str) -> str:
@@ -69,7 +78,7 @@ def _tag_rule(tag_map: Mapping[str, str], tagset: TagSet | None) -> _Rule:
                 f"tag {tag!r} is none of the types {', '.join(tagset.types)} (data.types); a tag "
                 "map can give it one of these names, or O"
             )
-            raise _UnknownTagError(position, problem)
+            raise UnknownLabelError(position, problem)
         return f"{prefix}-{kind}"
 
     # Data sets repeat the same few tag sequences over and over.
@@ -80,7 +89,7 @@ def _tag_rule(tag_map: Mapping[str, str], tagset: TagSet | None) -> _Rule:
             try:
                 split_tag(tag)
             except ValueError as error:
-                raise _UnknownTagError(position, str(error)) from None
+                raise UnknownLabelError(position, str(error)) from None
         # Repaired first: what is a stray I- depends on the types as they were annotated.
         tags, changed = repair(tags)
         return tuple(renamed(position, tag) for position, tag in enumerate(tags)), changed
@@ -88,7 +97,9 @@ def _tag_rule(tag_map: Mapping[str, str], tagset: TagSet | None) -> _Rule:
     return rule
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
+    """What is read of a file or data set; ``broken`` are lines that aren't UTF-8."""
+
     name: str
     unit: str
     items: Iterator[Raw | Fault]
@@ -96,20 +107,20 @@ class _Source(NamedTuple):
     language: str
 
 
-def _open_source(source: Any, format: str, split: str) -> _Source:
+def _open_source(source: Any, format: str, split: str) -> Source:
     if format == "datasets" or (format == "auto" and tables.is_table(source)):
         items = tables.rows(source, split)
-        return _Source(tables.name_of(source), "row", items, set(), tables.language_of(source))
+        return Source(tables.name_of(source), "row", items, set(), tables.language_of(source))
     path = Path(source)
     if not path.is_file():
         raise missing(path)
     lines = Lines(path)
     rest = iter(lines)
-    head = list(islice(rest, _SAMPLE))
+    head = list(islice(rest, SAMPLE))
     if not head:
         raise CorpusError(f"{path}: the file is empty; expected sentences")
     parser = formats.PARSERS[formats.detect(head) if format == "auto" else format]
-    return _Source(str(path), "line", parser(chain(head, rest)), lines.broken, language_of(path))
+    return Source(str(path), "line", parser(chain(head, rest)), lines.broken, language_of(path))
 
 
 def _not_utf8(line: int) -> Fault:
@@ -117,7 +128,7 @@ def _not_utf8(line: int) -> Fault:
 
 
 def _settle(
-    item: Raw | Fault, source: _Source, rule: _Rule
+    item: Raw | Fault, source: Source, rule: Rule
 ) -> tuple[tuple[str, ...] | None, int] | Fault:
     """The valid tags of a sentence and how many of them were repaired, or why it has none."""
     if source.broken:
@@ -131,7 +142,7 @@ def _settle(
         return None, 0
     try:
         return rule(item.tags)
-    except _UnknownTagError as error:
+    except UnknownLabelError as error:
         line = item.line + (error.position if item.lines > 1 else 0)
         return Fault(line, str(error))
 
@@ -164,24 +175,31 @@ def read(
     Raises:
         CorpusError: naming file and line, what was expected and what to do.
     """
-    _check("format", format, FORMATS)
-    _check("on_mismatch", on_mismatch, ("error", "skip"))
-    _check("split", split, tuple(SPLITS))
+    check_choice("format", format, FORMATS)
+    check_choice("on_mismatch", on_mismatch, ("error", "skip"))
+    check_choice("split", split, tuple(SPLITS))
     opened = _open_source(source, format, split)
     rule = _tag_rule(tag_map or {}, tagset)
     language = language or opened.language or UNDETERMINED
     skip = on_mismatch == "skip"
-    return islice(_sentences(opened, rule, language, log or ReadLog(), skip=skip), limit)
+    return islice(sentences_of(opened, rule, language, log or ReadLog(), skip=skip), limit)
 
 
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
 
 
-def _sentences(
-    source: _Source, rule: _Rule, language: str, log: ReadLog, *, skip: bool
+def sentences_of(
+    source: Source, rule: Rule, language: str, log: ReadLog, *, skip: bool
 ) -> Iterator[Sentence]:
+    """What ``source`` holds, its labels settled by ``rule``; faults are raised, or counted.
+
+    Raises:
+        CorpusError: naming file and line.
+    """
+
     def leave_out(fault: Fault) -> None:
         place = f"{source.name}, {source.unit} {fault.line}: {fault.problem}"
         if not skip:

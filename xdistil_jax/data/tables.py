@@ -1,6 +1,7 @@
 """Hugging Face data sets with ``tokens`` and ``ner_tags`` -> raw sentences. No code is fetched."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from xdistil_jax.data.sources import HUB, SPLITS, CorpusError
 
 _BATCH = 1000
 _COLUMNS = ("tokens", "ner_tags", "langs")
+_NAMED = re.compile(rb'"(tokens|ner_tags)"|"(label|labels|text|sentence1?|premise)"\s*:')
 
 
 def is_table(source: Any) -> bool:
@@ -40,11 +42,7 @@ def language_of(source: Any) -> str:
 
 def rows(source: Any, split: str) -> Iterator[Raw | Fault]:
     """The sentences of one split; ``line`` is the number of the row, from 1."""
-    table = source
-    if isinstance(source, str | os.PathLike):
-        local = str(source).removeprefix(HUB)
-        table = _hub(local, split) if not Path(source).exists() else _local(Path(source), split)
-    found = table.column_names or list(next(iter(table), {}))
+    table, found = open_table(source, split)
     if not {"tokens", "ner_tags"} & set(found) or "tokens" not in found:
         raise CorpusError(
             f"{name_of(source)}: the columns are {', '.join(found)}; expected tokens and ner_tags"
@@ -52,10 +50,28 @@ def rows(source: Any, split: str) -> Iterator[Raw | Fault]:
     return _rows(table, name_of(source))
 
 
+def open_table(source: Any, split: str) -> tuple[Any, list[str]]:
+    """(one split of a data set, the names of its columns).
+
+    Raises:
+        CorpusError: if there is no such split, or it can't be read.
+    """
+    table = source
+    if isinstance(source, str | os.PathLike):
+        local = str(source).removeprefix(HUB)
+        table = _hub(local, split) if not Path(source).exists() else _local(Path(source), split)
+    return table, list(table.column_names or next(iter(table), {}))
+
+
+def batches(table: Any) -> Iterator[dict[str, list[Any]]]:
+    """The columns of a data set, some rows at a time."""
+    return table.iter(batch_size=_BATCH)
+
+
 def _rows(table: Any, name: str) -> Iterator[Raw | Fault]:
-    names = _class_names((table.features or {}).get("ner_tags"))
+    names = class_names(table, "ner_tags")
     number = 0
-    for batch in table.iter(batch_size=_BATCH):
+    for batch in batches(table):
         tokens, tags, langs = (batch.get(column) for column in _COLUMNS)
         for row, words in enumerate(tokens):
             number += 1
@@ -90,7 +106,9 @@ def _sentence(
     return Raw(words, tuple(texts), language, number, 1)
 
 
-def _class_names(feature: Any) -> Sequence[str] | None:
+def class_names(table: Any, column: str) -> Sequence[str] | None:
+    """What the numbers in a column stand for, if the data set says it."""
+    feature = (table.features or {}).get(column)
     inner = feature[0] if isinstance(feature, list) and feature else feature
     return getattr(getattr(inner, "feature", inner), "names", None)
 
@@ -135,7 +153,8 @@ def _local(path: Path, split: str) -> Any:
     kind = _kind(files[0])
     if kind is None:
         raise CorpusError(
-            f"{files[0]}: expected a table (parquet, arrow, or json with tokens and ner_tags); "
+            f"{files[0]}: expected a table (parquet, arrow, or json with tokens and ner_tags, or "
+            "text and label); "
             "for other formats name the file itself"
         )
     # Streamed, because reading a local file should leave no copy of it in the user's cache.
@@ -168,5 +187,4 @@ def _kind(path: Path) -> str | None:
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return "arrow"
     text = head.lstrip()
-    named = b'"tokens"' in text or b'"ner_tags"' in text
-    return "json" if text.startswith((b"{", b"[")) and named else None
+    return "json" if text.startswith((b"{", b"[")) and _NAMED.search(text) else None

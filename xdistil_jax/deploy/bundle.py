@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from xdistil_jax import files, storage
 from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
-from xdistil_jax.labels import Decoding, TagSet
+from xdistil_jax.labels import ClassSet, Decoding, Labels, TagSet
 
 _FORMAT = 2
 _SEALED = ("model.safetensors", "tokenizer.json", "labels.json")
@@ -35,7 +35,7 @@ class Bundle:
     sizes: dict[str, Any]
     weights: dict[str, np.ndarray]
     tokenizer: Tokenizer
-    tagset: TagSet
+    tagset: Labels
     max_length: int
     decoding: Decoding
 
@@ -47,7 +47,7 @@ def save_bundle(
     sizes: Mapping[str, Any],
     weights: Mapping[str, np.ndarray],
     tokenizer: Tokenizer,
-    tagset: TagSet,
+    tagset: Labels,
     max_length: int,
     decoding: Decoding,
 ) -> None:
@@ -56,7 +56,9 @@ def save_bundle(
         tensors = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in weights.items()}
         save_file(tensors, temporary / "model.safetensors")
         tokenizer.save(temporary)
-        labels = json.dumps({"types": list(tagset.types)}, ensure_ascii=False)
+        whole = isinstance(tagset, ClassSet)
+        named = {"classes": tagset.classes} if whole else {"types": tagset.types}
+        labels = json.dumps(named, ensure_ascii=False)
         (temporary / "labels.json").write_text(labels, encoding="utf-8")
         config = {
             "format": _FORMAT,
@@ -85,12 +87,13 @@ def load_bundle(folder: str | Path) -> Bundle:
         if files.checksum(folder / name) != config["checksums"][name]:
             raise _damaged(folder / name, "its checksum is not the one in config.json")
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    kind, named = (ClassSet, "classes") if "classes" in labels else (TagSet, "types")
     return Bundle(
         config["kind"],
         config["sizes"],
         load_file(folder / "model.safetensors"),
         load_tokenizer(folder),
-        TagSet(tuple(labels["types"])),
+        kind(tuple(labels[named])),
         config["max_length"],
         config["decoding"],
     )

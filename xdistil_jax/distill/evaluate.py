@@ -17,9 +17,15 @@ from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.distill.feed import Feeder, Streams
 from xdistil_jax.distill.stages import Loss
 from xdistil_jax.distill.step import Feed, Model, loss_call, predict_call
-from xdistil_jax.labels import Decoding, TagSet
+from xdistil_jax.labels import ClassSet, Decoding, Labels
 from xdistil_jax.models.functional import Spec
-from xdistil_jax.scoring import SpanCounts, best_tags, language_mean, span_counts
+from xdistil_jax.scoring import (
+    SpanCounts,
+    best_tags,
+    class_counts,
+    language_mean,
+    span_counts,
+)
 from xdistil_jax.sharding import is_split, own_rows, place_batch, replicate
 from xdistil_jax.types import Mean, Params
 
@@ -29,7 +35,7 @@ class TaggedSet(NamedTuple):
 
     A sentence cut into windows is put together again: each word takes its logits from the row that
     owns it, so scores don't depend on the maximum length. Sentence s is the words ``starts[s]`` up
-    to ``starts[s] + sizes[s]``.
+    to ``starts[s] + sizes[s]``. A text to classify is one word.
     """
 
     feeds: tuple[tuple[Feed, Int[Array, "K B T"]], ...]
@@ -39,13 +45,13 @@ class TaggedSet(NamedTuple):
     starts: Int[Array, "S"]
     sizes: Int[Array, "S"]
     languages: tuple[str, ...]
-    tagset: TagSet
+    tagset: Labels
     decoding: Decoding
     mesh: Mesh
 
 
 def tagged_set(
-    store: EncodedStore, buckets: Buckets, tagset: TagSet, mesh: Mesh, *,
+    store: EncodedStore, buckets: Buckets, tagset: Labels, mesh: Mesh, *,
     steps: int, decoding: Decoding,
 ) -> TaggedSet:  # fmt: skip
     """Place every row of ``store`` on the devices for scoring."""
@@ -101,10 +107,10 @@ def _decode(
     logits: Float[Array, "W C"],
     starts: Int[Array, "S"],
     sizes: Int[Array, "S"],
-    tagset: TagSet,
+    tagset: Labels,
     decoding: Decoding,
 ) -> Int[Array, "W"]:
-    if decoding == "argmax":
+    if decoding == "argmax" or isinstance(tagset, ClassSet):
         return logits.argmax(-1)
     return best_tags(logits, starts, sizes, tagset.follows)
 
@@ -116,15 +122,17 @@ def _counts(
     gold: Int[Array, "W"],
     first: Bool[Array, "W"],
     language: Int[Array, "W"],
-    tagset: TagSet,
+    tagset: Labels,
     groups: int,
 ) -> SpanCounts:
+    if isinstance(tagset, ClassSet):
+        return class_counts(flat, gold, language, groups=groups)
     begins, kinds = jnp.asarray(tagset.begins), jnp.asarray(tagset.kinds)
     return span_counts(flat, gold, first, language, begins, kinds, groups=groups)
 
 
 def dev_f1(student: Spec, dtype: str, params: Params, tagged: TaggedSet) -> float:
-    """The language mean of F1, from 0 to 1, from exact span counts made inside jit."""
+    """The language mean of F1 (of classes: accuracy), from 0 to 1, from counts made inside jit."""
     flat = predict(student, dtype, params, tagged)
     counts = _counts(
         flat, tagged.gold, tagged.first, tagged.language, tagged.tagset, len(tagged.languages)
@@ -133,7 +141,7 @@ def dev_f1(student: Spec, dtype: str, params: Params, tagged: TaggedSet) -> floa
 
 
 def tags_by_sentence(
-    flat: Int[Array, "W"], store: EncodedStore, tagset: TagSet
+    flat: Int[Array, "W"], store: EncodedStore, tagset: Labels
 ) -> list[tuple[str, ...]]:
     """Predicted tags of each sentence of ``store``, in its order."""
     numbers = np.asarray(flat)

@@ -30,6 +30,11 @@ class BiLSTMSpec:
     ``source_width`` > 0 trains with a factored embedding: beside its own row a piece has that of
     the teacher's table, which stays as it is, times a trained projection. So what is learned of
     frequent pieces moves the rare ones, too; then ``join_embedding`` makes one table of both.
+
+    ``pool`` is for classes of whole texts: the ``"last"`` state of each direction (section 6.6), or
+    the ``"max"`` over real pieces (as in the paper's code), takes the place of the first piece's
+    state. So it is projected to the teacher's state of [CLS], and read by the head; there are no
+    other logits (0).
     """
 
     vocab_size: int
@@ -42,6 +47,7 @@ class BiLSTMSpec:
     imitates: str = "layer_6"
     dropout: float = 0.2
     source_width: int = 0
+    pool: Literal["none", "last", "max"] = "none"
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -109,15 +115,33 @@ class BiLSTMStudent(nnx.Module):
         x = dropout(x, spec.dropout, keys[0])
         weights = (self.bilstm[name][...] for name in ("kernel", "recurrent", "bias"))
         states = bilstm(x, real, *weights, spread=_spread(rows))
+        if spec.pool != "none":
+            pooled = pool_states(states, real, spec.pool)
+            states = jnp.concatenate([pooled[:, None], states[:, 1:]], axis=1)
         states = dropout(states, spec.dropout, keys[1])
         projected = _apply_dense(self.projection, states)
         if spec.projection == "gelu":
             projected = jax.nn.gelu(projected, approximate=True)
         top = projected if spec.head_on == "projection" else states
+        top = top if spec.pool == "none" else top[:, :1]
         logits = _apply_dense(self.head, dropout(top, spec.dropout, keys[2]))
+        logits = jnp.pad(logits, ((0, 0), (0, tokens.shape[1] - logits.shape[1]), (0, 0)))
         return EncoderOutput(
             {spec.imitates: projected.astype(jnp.float32)}, logits.astype(jnp.float32)
         )
+
+
+def pool_states(
+    states: Float[Array, "B T H2"], real: Bool[Array, "B T"], pool: Literal["last", "max"]
+) -> Float[Array, "B H2"]:
+    """One state a row, the last of each direction or the maximum; 0 for rows without a piece."""
+    if pool == "max":
+        found = jnp.where(real[..., None], states, -jnp.inf).max(axis=1)
+        return jnp.where(real.any(axis=1, keepdims=True), found, 0.0).astype(states.dtype)
+    forth, back = jnp.split(states, 2, axis=-1)
+    last = jnp.maximum(real.sum(axis=1) - 1, 0)[:, None, None]
+    # The backward direction ends at the first piece.
+    return jnp.concatenate([jnp.take_along_axis(forth, last, axis=1)[:, 0], back[:, 0]], axis=-1)
 
 
 def _dense(rngs: nnx.Rngs, inputs: int, outputs: int) -> nnx.Dict:

@@ -62,7 +62,8 @@ def load_encoder(
 
     The head of a token-classification checkpoint is kept as it is where ``classes`` is None, and
     otherwise if it has ``classes`` columns; with ``labels``, if its columns bear exactly these
-    names, and then in this order. Otherwise, and for base checkpoints, a fresh head is drawn from
+    names, and then in this order. So is that of a BertForSequenceClassification, but not for
+    ``classes`` without ``labels``. Otherwise, and for base checkpoints, a fresh head is drawn from
     ``key``. Leaves are fp32, made one by one, the largest first, and handed to ``place`` (NumPy
     arrays without it; ``sharding.placer`` puts them on devices), so no second copy of the model is
     ever held.
@@ -159,10 +160,14 @@ def _read_spec(
     own = _head_labels(config, classes, labels)
     if classes is None and own is None:
         raise CheckpointError(
-            f"{folder} brings no head for tags (its architecture is {config.get('architectures')})"
+            f"{folder} brings no head for tags or classes (its architecture is "
+            f"{config.get('architectures')}; expected one ForTokenClassification, or "
+            f"{families.POOLED}): fine-tune it"
         )
     try:
         spec = families.read_spec(config, len(own or ()) if classes is None else classes or 0)
+        if own is not None and families.POOLED in config["architectures"]:
+            spec = replace(spec, pooler=True)
         return spec, dict(leaves(_shapes(spec))), own
     except ValueError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
@@ -288,7 +293,11 @@ def _head_labels(
 ) -> tuple[str, ...] | None:
     """Names of the columns of the checkpoint's own head, or None where it doesn't fit."""
     architectures = config.get("architectures") or ()
-    if not any(str(name).endswith("ForTokenClassification") for name in architectures):
+    # Without names a head of as many columns may be one for anything else.
+    whole = families.POOLED in architectures and (classes is None or labels is not None)
+    if not whole and not any(
+        str(name).endswith("ForTokenClassification") for name in architectures
+    ):
         return None
     named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     own = tuple(named[number] for number in sorted(named, key=int))

@@ -62,6 +62,7 @@ class DebertaSpec:
     convolution: int = 0
     convolution_groups: int = 1
     convolution_activation: str = "tanh"
+    separator: int = -1
 
     @property
     def longest(self) -> int:

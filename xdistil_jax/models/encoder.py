@@ -37,6 +37,10 @@ class EncoderSpec:
     counts from the number of its padding piece + 1), ``token_types`` may be 0 (DistilBERT),
     ``embedding_width`` is that of a table which is projected to ``width`` (ELECTRA; 0: the same),
     and ``pre_norm`` normalises before each block and once at the end (XLM-R XL).
+
+    ``separator`` is the number of [SEP], where rows may hold two texts: what stands behind the
+    first one is of the second type, as no text spells a special piece (-1: one type). ``pooler``:
+    the head is that of BERT's sequence classifiers, tanh of a dense layer before the last one.
     """
 
     vocab_size: int
@@ -59,6 +63,8 @@ class EncoderSpec:
     position_offset: int = 0
     embedding_width: int = 0
     pre_norm: bool = False
+    separator: int = -1
+    pooler: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -120,7 +126,10 @@ def parameter_shapes(spec: EncoderSpec) -> dict[str, Any]:
     else:
         middle = {name: layer() for name in spec.hidden_names[1:]}
     last = {"norm": norm_shapes(D)} if spec.pre_norm else {}
-    return {"embed": embed, **middle, **last, "head": dense_shapes(D, spec.classes)}
+    head = {**dense_shapes(D, spec.classes)}
+    if spec.pooler:
+        head["dense"] = dense_shapes(D, D)
+    return {"embed": embed, **middle, **last, "head": head}
 
 
 class Encoder(LayerStack):
@@ -148,6 +157,13 @@ class Encoder(LayerStack):
         keys: Array | None,
     ) -> dict[str, Float[Array, "B T D"]]:
         return _run_layers(self.spec, params, x, real, keys)
+
+    def classify(
+        self, params: Params, top: Float[Array, "B T D"], key: Array | None
+    ) -> Float[Array, "B T C"]:
+        if self.spec.pooler:
+            top = jnp.tanh(dense(params["dense"], top))
+        return super().classify(params, top, key)
 
 
 def _embed(

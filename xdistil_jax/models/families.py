@@ -88,13 +88,15 @@ _BERT = Family(
     EncoderSpec, "BertForTokenClassification", "bert.", _BERT_FIELDS, _BERT_NAMES,
     configs.read_bert, configs.write_bert, _ABSOLUTE,
 )  # fmt: skip
+POOLED = "BertForSequenceClassification"
+"""The one architecture of classifiers of whole texts whose head is read as it is."""
 _ROBERTA = replace(
     _BERT, architecture="RobertaForTokenClassification", prefix="roberta.",
     read=configs.read_roberta, write=configs.write_roberta,
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
-    "bert": _BERT,
+    "bert": replace(_BERT, names={**_BERT_NAMES, "head/dense": "pooler.dense"}),
     "roberta": _ROBERTA,
     "xlm-roberta": replace(_ROBERTA, architecture="XLMRobertaForTokenClassification"),
     "xlm-roberta-xl": replace(
@@ -241,7 +243,8 @@ def write_config(spec: AnySpec) -> dict[str, Any]:
     """The config.json of ``spec``, without its labels."""
     family = FAMILIES[spec.family]
     copied = {theirs: getattr(spec, ours) for theirs, ours in family.fields.items()}
-    own = {"architectures": [family.architecture], "model_type": spec.family}
+    architecture = POOLED if getattr(spec, "pooler", False) else family.architecture
+    own = {"architectures": [architecture], "model_type": spec.family}
     return {**own, **copied, **family.write(spec)}
 
 

@@ -46,6 +46,8 @@ class LayerStack(nnx.Module):
         keys = None if key is None else jax.random.split(key, spec.layers + 2)
         first, last = (None, None) if keys is None else (keys[0], keys[-1])
         real = jnp.arange(T)[None] < lengths[:, None]
+        if token_types is None and getattr(spec, "separator", -1) >= 0:
+            token_types = second_text(tokens, spec.separator)
         x = self.embed_pieces(params["embed"], tokens, token_types, real, dtype, first)
         x = dropout(x, spec.dropout, first)
         if rows is not None:
@@ -86,3 +88,9 @@ class LayerStack(nnx.Module):
     ) -> Float[Array, "B T C"]:
         """Logits over the checkpoint's own tags."""
         return dense(params, dropout(top, self.spec.dropout, key))
+
+
+def second_text(tokens: Int[Array, "B T"], separator: int) -> Int[Array, "B T"]:
+    """1 behind the first ``separator`` of each row, else 0."""
+    behind = jnp.cumsum(tokens == separator, axis=1) - (tokens == separator)
+    return jnp.minimum(behind, 1)

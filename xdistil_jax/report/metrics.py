@@ -23,6 +23,10 @@ class Figures(NamedTuple):
     support: int
 
 
+Detail = tuple[str, tuple[float | None, ...], int, int | None]
+"""A line of the page: whose it is, percentages, support, and a number of sentences."""
+
+
 class Scores(NamedTuple):
     """All figures of one model on one set of sentences."""
 
@@ -45,6 +49,39 @@ class Scores(NamedTuple):
     def std(self) -> float | None:
         """Population standard deviation of F1 over the languages."""
         return pstdev(self._defined()) if self._defined() else None
+
+    @property
+    def figure(self) -> str:
+        """What ``mean`` is the mean of."""
+        return "F1"
+
+    @property
+    def explained(self) -> str:
+        """How it was scored, for the page."""
+        return (
+            "F1 in percent: entities, word level, sentence by sentence, seqeval's default mode. "
+            "The standard deviation is that of the population of languages."
+        )
+
+    def of_language(self, name: str) -> float | None:
+        """The figure of one language."""
+        found = self.languages.get(name)
+        return found.f1 if found else None
+
+    def summary(self) -> list[tuple[str, float | None]]:
+        """Figures over all sentences, by name."""
+        return [("micro-F1", self.micro.f1)]
+
+    def details(self) -> tuple[str, list[str], list[Detail]]:
+        """(heading, names of the columns, lines): all figures."""
+        head = ["precision", "recall", "F1", "strict F1", "entities", "sentences"]
+        count = sum(self.sentences.values())
+        lines = [
+            (n, each[:4], each.support, self.sentences[n]) for n, each in self.languages.items()
+        ]
+        lines.append(("all (micro)", self.micro[:4], self.micro.support, count))
+        lines += [(f"type {n}", each[:4], each.support, None) for n, each in self.types.items()]
+        return "Precision, recall, strict mode", head, lines
 
     def _defined(self) -> list[float]:
         return [figures.f1 for figures in self.languages.values() if figures.f1 is not None]

@@ -8,11 +8,11 @@ from importlib import metadata
 from itertools import chain
 from typing import Any, NamedTuple
 
-from xdistil_jax.report.metrics import Figures, Scores
+from xdistil_jax.report.classes import AnyScores, read_scores
 
 Line = list[str]
 
-_LABEL_WIDTH = 24
+_LABEL_WIDTH = 28
 _WIDTH = 98
 _MODELS_SIDE_BY_SIDE = 5
 _NONE = "—"
@@ -32,8 +32,8 @@ class Row(NamedTuple):
     """
 
     name: str
-    scores: Scores
-    unseen: Scores | None
+    scores: AnyScores
+    unseen: AnyScores | None
     parameters: int
     compression: float | None
     kept: float | None
@@ -48,8 +48,8 @@ class Row(NamedTuple):
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Row":
         """The inverse of ``to_json``."""
-        unseen = None if record["unseen"] is None else Scores.from_json(record["unseen"])
-        scores = Scores.from_json(record["scores"])
+        unseen = None if record["unseen"] is None else read_scores(record["unseen"])
+        scores = read_scores(record["scores"])
         return cls(**{**record, "scores": scores, "unseen": unseen})
 
 
@@ -91,7 +91,7 @@ def _times(value: float | None) -> str:
     return _NONE if value is None else f"{value:.1f}×"
 
 
-def _spread(scores: Scores) -> str:
+def _spread(scores: AnyScores) -> str:
     return _NONE if scores.mean is None else f"{scores.mean:.1f} ± {scores.std:.1f}"
 
 
@@ -99,22 +99,33 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.2f}M" if count >= 100_000 else f"{count:,}"
 
 
-def _languages(scores: Sequence[Scores | None]) -> list[Line]:
+def _languages(scores: Sequence[AnyScores | None]) -> list[Line]:
     known = [each for each in scores if each is not None]
     names = sorted(set(chain.from_iterable(each.languages for each in known)))
-    return [[name, *(_percent(_f1_of(each, name)) for each in scores)] for name in names]
+    return [
+        [name, *(_percent(each.of_language(name) if each else None) for each in scores)]
+        for name in names
+    ]
 
 
-def _f1_of(scores: Scores | None, language: str) -> float | None:
-    figures = scores.languages.get(language) if scores else None
-    return figures.f1 if figures else None
+def _over_all(scores: Sequence[AnyScores | None], before: str = "") -> list[Line]:
+    """Mean over languages, then the figures over all sentences."""
+    known = [each for each in scores if each is not None]
+    lines = [[f"{before}mean ± std", *(_spread(each) if each else _NONE for each in scores)]]
+    for place, (name, _) in enumerate(known[0].summary() if known else ()):
+        values = (each.summary()[place][1] if each else None for each in scores)
+        lines.append([f"{before}{name}", *map(_percent, values)])
+    return lines
+
+
+def _figure(rows: Sequence[Row]) -> str:
+    return rows[0].scores.figure if rows else "F1"
 
 
 def _summary(rows: Sequence[Row]) -> list[Line]:
     return [
-        ["mean ± std", *(_spread(row.scores) for row in rows)],
-        ["micro-F1", *(_percent(row.scores.micro.f1) for row in rows)],
-        ["% of teacher's F1 kept", *(_percent(row.kept) for row in rows)],
+        *_over_all([row.scores for row in rows]),
+        [f"% of teacher's {_figure(rows)} kept", *(_percent(row.kept) for row in rows)],
         ["parameters", *(_size(row.parameters) for row in rows)],
         ["compression", *(_times(row.compression) for row in rows)],
         ["latency ratio, batch 32", *(_times(row.speedup_batch) for row in rows)],
@@ -128,8 +139,7 @@ def _unseen(rows: Sequence[Row]) -> list[Line]:
         return []
     found = [row.unseen for row in rows]
     return [
-        ["unseen: mean ± std", *(_spread(each) if each else _NONE for each in found)],
-        ["unseen: micro-F1", *(_percent(each.micro.f1 if each else None) for each in found)],
+        *_over_all(found, "unseen: "),
         [
             "unseen: sentences",
             *(f"{sum(each.sentences.values()):,}" if each else _NONE for each in found),
@@ -137,7 +147,7 @@ def _unseen(rows: Sequence[Row]) -> list[Line]:
     ]
 
 
-def _undefined(scores: Sequence[Scores | None]) -> str:
+def _undefined(scores: Sequence[AnyScores | None]) -> str:
     names = sorted(set(chain.from_iterable(each.undefined for each in scores if each)))
     if not names:
         return ""
@@ -149,7 +159,7 @@ def _wrap(text: str, width: int = _WIDTH) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """F1 by language for the terminal, languages down and models across, under 100 columns."""
+    """Figures by language for the terminal, languages down, models across, under 100 columns."""
     if len(rows) > _MODELS_SIDE_BY_SIDE:
         cut = _MODELS_SIDE_BY_SIDE
         return f"{table(rows[:cut])}\n\n{table(rows[cut:])}"
@@ -163,7 +173,7 @@ def table(rows: Sequence[Row]) -> str:
         )
 
     rule = "-" * (_LABEL_WIDTH + len(rows) * (width + 2))
-    lines = [line(["F1", *names]), rule]
+    lines = [line([_figure(rows), *names]), rule]
     lines += [line(cells) for cells in _languages([row.scores for row in rows])]
     for block in (_summary(rows), _unseen(rows)):
         lines += [rule, *map(line, block)] if block else []
@@ -217,22 +227,18 @@ def _markdown(header: Line, lines: Sequence[Line]) -> str:
     return "\n".join([row(header), rule, *map(row, lines)])
 
 
-def _details(row: Row) -> str:
-    """Precision, recall and strict F1 of one model, by language and by type."""
-
-    def line(name: str, figures: Figures, sentences: str) -> Line:
-        values = (figures.precision, figures.recall, figures.f1, figures.strict_f1)
-        return [name, *map(_percent, values), f"{figures.support:,}", sentences]
-
-    scores = row.scores
-    lines = [
-        line(name, figures, f"{scores.sentences[name]:,}")
-        for name, figures in scores.languages.items()
-    ]
-    lines.append(line("all (micro)", scores.micro, f"{sum(scores.sentences.values()):,}"))
-    lines += [line(f"type {name}", figures, "") for name, figures in scores.types.items()]
-    header = ["", "precision", "recall", "F1", "strict F1", "entities", "sentences"]
-    return f"### {row.name}\n\n{_markdown(header, lines)}"
+def _details(rows: Sequence[Row]) -> list[str]:
+    """All figures of each model, by language and by type or class."""
+    parts = []
+    for row in rows:
+        heading, names, details = row.scores.details()
+        lines = [
+            [name, *map(_percent, values), f"{support:,}", "" if count is None else f"{count:,}"]
+            for name, values, support, count in details
+        ]
+        parts += [f"## {heading}"] * (not parts)
+        parts.append(f"### {row.name}\n\n{_markdown(['', *names], lines)}")
+    return parts
 
 
 def _latency(latency: Mapping[str, Any]) -> str:
@@ -255,13 +261,11 @@ def _latency(latency: Mapping[str, Any]) -> str:
     )
 
 
-def _provenance(report: Mapping[str, Any]) -> str:
+def _provenance(report: Mapping[str, Any], explained: str) -> str:
     readings = report["test_readings"]
     return (
         f"Scored on the **{report['split']}** split; the test set was read {readings} "
-        f"{'time' if readings == 1 else 'times'} so far. Seed {report['seed']}. F1 in percent: "
-        "entities, word level, sentence by sentence, seqeval's default mode. The standard "
-        "deviation is that of the population of languages."
+        f"{'time' if readings == 1 else 'times'} so far. Seed {report['seed']}. {explained}"
     )
 
 
@@ -278,7 +282,8 @@ def render(report: Mapping[str, Any]) -> str:
     scores = [row.scores for row in rows]
     unseen = [row.unseen for row in rows]
     header = ["", *(row.name for row in rows)]
-    parts = [f"# {report['title']}", _provenance(report), *report.get("notes", ())]
+    explained = rows[0].scores.explained if rows else ""
+    parts = [f"# {report['title']}", _provenance(report, explained), *report.get("notes", ())]
     parts += [_markdown(header, _languages(scores) + _summary(rows)), _undefined(scores)]
     if _unseen(rows):
         parts += [
@@ -288,7 +293,7 @@ def render(report: Mapping[str, Any]) -> str:
         ]
     if report.get("latency"):
         parts.append(_latency(report["latency"]))
-    parts += ["## Precision, recall, strict mode", *map(_details, rows)]
+    parts += _details(rows)
     if lines := _programs([report]):
         parts += ["## Compilations", _markdown(_PROGRAMS_HEADER, lines)]
     for heading in ("configuration", "versions"):
