@@ -112,3 +112,9 @@ def test_a_wrong_class_is_named(label):
     wrong = [Sentence(("fox",), ("no",), "en"), Sentence(("dogs",), label, "en")]
     with pytest.raises(ValueError, match=r"text 1 has the classes .* expected one of no, yes"):
         _encoded(wrong)
+
+
+def test_a_tokenizer_learns_nothing_of_what_parts_a_pair():
+    paired = [Sentence(("fox", PAIR, "dogs"), None, "en")] * 3
+    apart = [Sentence(("fox", "dogs"), None, "en")] * 3
+    assert train_tokenizer(paired, 40).fingerprint == train_tokenizer(apart, 40).fingerprint

@@ -223,6 +223,13 @@ def test_a_corpus_of_pairs_with_integers(tmp_path):
         load_corpus(spec)
 
 
+def test_the_order_of_classes_can_be_given(tmp_path):
+    train = write(tmp_path / "train.tsv", "a\tno\nb\tyes\n")
+    dev = write(tmp_path / "dev.tsv", "c\tyes\n")
+    spec = DataSpec(str(train), str(dev), types=("yes", "no", "maybe"), task="classification")
+    assert load_corpus(spec).tagset == ClassSet(("yes", "no", "maybe"))
+
+
 def test_too_few_and_too_many_classes():
     one = [Sentence(("a",), ("x",), "en")] * 2
     with pytest.raises(CorpusError, match=r"has 1 classes \(x\); expected 2 to 128"):
