@@ -140,6 +140,16 @@ def load_test(
     return tuple(_labelled(spec, "test", tagset or types, log or ReadLog()))
 
 
+def load_held_out(spec: DataSpec) -> Iterator[Sentence]:
+    """The sentences of dev and test, where ``spec`` has them: what other text is kept apart from.
+
+    For whoever makes text, and never for training.
+    """
+    for split in ("dev", "test"):
+        if getattr(spec, split) or spec.root:
+            yield from _labelled(spec, split, None, ReadLog())
+
+
 def _synthesise(spec: DataSpec) -> Any:
     from xdistil_jax.data import synthetic
 
