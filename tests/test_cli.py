@@ -23,7 +23,7 @@ from xdistil_jax import DataSpec, Experiment, RunConfig
 experiment = Experiment(name="toy", strategy="D1", data=DataSpec(root="there"))
 """
 
-COMMANDS = ("quickstart", "distil", "run", "plan", "eval", "tag", "transfer", "cache")
+COMMANDS = ("quickstart", "distil", "run", "plan", "eval", "tag", "pretrain", "transfer", "cache")
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ usage: xdistil COMMAND ...
   plan [FILE] [STRATEGY] ...      print the stages, costs, students that fit
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
+  pretrain --out FOLDER ...       a teacher from text: masked language modelling
   transfer --languages L … --out DIR   transfer text from Wikipedia
   cache ls|rm [ID] [--out DIR]    the teacher caches
   launch --processes N COMMAND    quickstart, distil or run in N processes on this machine
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "plan": _plan,
         "eval": _eval,
         "tag": _tag,
+        "pretrain": _pretrain,
         "transfer": _transfer,
         "cache": _cache,
         "launch": _launch,
@@ -266,6 +268,23 @@ def _tag(arguments: list[str]) -> None:
     for text in texts or lines_of_stdin():
         found = tagger([text])[0]
         print("\t".join(f"{e.text} [{e.type} {e.start}:{e.end}]" for e in found), flush=True)
+
+
+def _pretrain(arguments: list[str]) -> None:
+    from xdistil_jax import hosts
+    from xdistil_jax.pretrain import Pretraining, pretrain
+    from xdistil_jax.report import page
+
+    given = _parse(Pretraining, arguments, "pretrain")
+    hosts.connect(heartbeat_seconds=given.run.heartbeat_s)
+    with signals() as stop:
+        report = pretrain(given, stop=stop, **audience())
+    if hosts.is_primary():
+        print(page.compilations(report))
+        print(
+            f"held-out loss {report['loss']:.3f}, perplexity {report['perplexity']:.1f} at step "
+            f"{report['best_step']:,} of {report['steps']:,}. A teacher: --teacher {given.out}"
+        )
 
 
 def _transfer(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-COMMANDS = ("quickstart", "distil", "run")
+COMMANDS = ("quickstart", "distil", "run", "pretrain")
 """Those that know of other processes."""
 
 
