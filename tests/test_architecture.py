@@ -28,7 +28,7 @@ RANKS = {
     **dict.fromkeys(("session", "estimate"), 8),
     **dict.fromkeys(("evaluation", "training", "counting", "classification"), 9),
     "finetune": 10,
-    "student": 11,
+    **dict.fromkeys(("student", "pretrain"), 11),
     **dict.fromkeys(("pipeline", "sizing"), 12),
     **dict.fromkeys(("quickstart", "planning"), 13),
     "study": 14,

@@ -23,6 +23,8 @@ from xdistil_jax import DataSpec, Experiment, RunConfig
 experiment = Experiment(name="toy", strategy="D1", data=DataSpec(root="there"))
 """
 
+COMMANDS = ("quickstart", "distil", "run", "plan", "eval", "tag", "pretrain", "transfer", "cache")
+
 
 @pytest.fixture
 def told(capsys):
@@ -88,11 +90,11 @@ def test_a_folder_that_is_none_is_refused_before_anything_is_computed(tmp_path):
 def test_usage_names_every_command(printed):
     for arguments in ((), ("-h",), ("--help",)):
         usage = printed(*arguments)
-        for name in ("quickstart", "distil", "run", "plan", "eval", "tag", "cache"):
+        for name in COMMANDS:
             assert f"\n  {name} " in usage
 
 
-@pytest.mark.parametrize("name", ["quickstart", "distil", "run", "plan", "eval", "tag", "cache"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_no_failure(name, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([name, "--help"])

@@ -102,13 +102,13 @@ def test_an_embedding_too_small_for_its_tokenizer_is_refused(checkpoint, tmp_pat
 
 def test_identity_follows_the_content_of_a_checkpoint(checkpoint):
     folder = checkpoint[0]
-    before = finetune._checkpoint_identity(str(folder))
+    before = finetune.checkpoint_identity(str(folder))
     config = folder / "config.json"
     text = config.read_text()
     config.write_text(text.replace("1e-12", "1e-5"))
     try:
-        assert finetune._checkpoint_identity(str(folder)) != before
+        assert finetune.checkpoint_identity(str(folder)) != before
     finally:
         config.write_text(text)
-    assert finetune._checkpoint_identity(str(folder)) == before
-    assert finetune._checkpoint_identity("owner/name") == "owner/name"
+    assert finetune.checkpoint_identity(str(folder)) == before
+    assert finetune.checkpoint_identity("owner/name") == "owner/name"

@@ -4,7 +4,7 @@ import difflib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -13,7 +13,7 @@ from xdistil_jax import storage
 from xdistil_jax.lazy import TRAIN
 from xdistil_jax.planning import load_experiment, plan_options, plan_texts
 from xdistil_jax.storage import shown
-from xdistil_jax.terminal import audience, end, say, several, signals
+from xdistil_jax.terminal import audience, end, is_told, lines_of_stdin, say, several, signals
 
 if TYPE_CHECKING:
     from xdistil_jax.experiment import Experiment
@@ -29,6 +29,8 @@ usage: xdistil COMMAND ...
   eval RUN [--split dev|test]     figures of a finished run
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
   predict RUN ["text" ...]        the class of each text; of a pair, with a tab between
+  pretrain --out FOLDER ...       a teacher from text: masked language modelling
+  transfer --languages L … --out DIR   transfer text from Wikipedia
   cache ls|rm [ID] [--out DIR]    the teacher caches
   launch --processes N COMMAND    quickstart, distil or run in N processes on this machine
 
@@ -47,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "eval": _eval,
         "tag": _tag,
         "predict": _predict,
+        "pretrain": _pretrain,
+        "transfer": _transfer,
         "cache": _cache,
         "launch": _launch,
     }
@@ -65,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         end(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
     except Exception as error:
-        if not _is_told(error) and not several():
+        if not is_told(error) and not several():
             raise
-        end(f"xdistil {name}: {error}" if _is_told(error) else traceback.format_exc())
+        end(f"xdistil {name}: {error}" if is_told(error) else traceback.format_exc())
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
@@ -81,19 +85,6 @@ def _show_usage(text: str, arguments: Sequence[str]) -> NoReturn:
         sys.exit(f"usage: {text}")
     print(f"usage: {text}")
     sys.exit(0)
-
-
-def _is_told(error: Exception) -> bool:
-    """Was this raised by our own code to tell the user something, and not by a bug below?"""
-    if isinstance(error, OSError):
-        return True
-    if not isinstance(error, ValueError | RuntimeError | ImportError):
-        return False
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    package = str(Path(__file__).parent)
-    return frame is not None and frame.tb_frame.f_code.co_filename.startswith(package)
 
 
 def _parse(kind: Any, arguments: Sequence[str], command: str, default: Any = None) -> Any:
@@ -296,7 +287,7 @@ def _tag(arguments: list[str]) -> None:
         _show_usage('xdistil tag RUN ["text" ...]   (without texts: each line on stdin)', arguments)
     folder, *texts = arguments
     tagger = Tagger.load(folder)
-    for text in texts or _lines_of_stdin():
+    for text in texts or lines_of_stdin():
         found = tagger([text])[0]
         print("\t".join(f"{e.text} [{e.type} {e.start}:{e.end}]" for e in found), flush=True)
 
@@ -310,18 +301,35 @@ def _predict(arguments: list[str]) -> None:
         )
     folder, *texts = arguments
     classifier = Classifier.load(folder)
-    for text in texts or _lines_of_stdin():
+    for text in texts or lines_of_stdin():
         first, tab, second = text.partition("\t")
         found = classifier([(first, second) if tab else first])[0]
         print(f"{found.label}\t{found.probability:.4f}", flush=True)
 
 
-def _lines_of_stdin() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"stdin, line {number}: expected UTF-8 ({error.reason})") from error
+def _pretrain(arguments: list[str]) -> None:
+    from xdistil_jax import hosts
+    from xdistil_jax.pretrain import Pretraining, pretrain
+    from xdistil_jax.report import page
+
+    given = _parse(Pretraining, arguments, "pretrain")
+    hosts.connect(heartbeat_seconds=given.run.heartbeat_s)
+    with signals() as stop:
+        report = pretrain(given, stop=stop, **audience())
+    if hosts.is_primary():
+        print(page.compilations(report))
+        print(
+            f"held-out loss {report['loss']:.3f}, perplexity {report['perplexity']:.1f} at step "
+            f"{report['best_step']:,} of {report['steps']:,}. A teacher: --teacher {given.out}"
+        )
+
+
+def _transfer(arguments: list[str]) -> None:
+    from xdistil_jax.data.transfer import TransferSpec, make_transfer
+
+    given = _parse(TransferSpec, arguments, "transfer")
+    total = sum(each["sentences"] for each in make_transfer(given, say=say)["languages"].values())
+    print(f"{total:,} sentences. Read them with --data.unlabelled-root {given.out}")
 
 
 def _cache(arguments: list[str]) -> None:
@@ -345,19 +353,8 @@ def _cache(arguments: list[str]) -> None:
         _show_usage("xdistil cache ls | xdistil cache rm ID   [--out DIR]", arguments)
 
 
-@dataclass(frozen=True)
-class LaunchArguments:
-    """A command in several processes on this machine; one that dies is named."""
-
-    processes: int
-    devices: int = 0
-    """Virtual CPU devices in each; 0: the devices that there are."""
-    grace: float = 60.0
-    """Seconds between SIGTERM and the end."""
-
-
 def _launch(arguments: list[str]) -> None:
-    from xdistil_jax.launch import COMMANDS, launch
+    from xdistil_jax.launch import COMMANDS, LaunchArguments, launch
 
     place = next((i for i, each in enumerate(arguments) if each in COMMANDS), -1)
     if place < 0:

@@ -144,7 +144,8 @@ class RunConfig:
     memory. The batches are the same. ``decoding`` is how teacher and student turn logits into tags:
     see ``labels.Decoding``. The last ``keep_checkpoints`` stay, of those saved at the first
     evaluation after each ``save_every_s`` seconds. Of several processes one that is silent for
-    ``heartbeat_s`` seconds counts as dead.
+    ``heartbeat_s`` seconds counts as dead. ``stop_after_s`` seconds after its start a run that is
+    training saves where it is and ends, as after SIGTERM (0: never); the same command goes on.
     """
 
     out: str = "runs"
@@ -162,6 +163,7 @@ class RunConfig:
     keep_checkpoints: int = 2
     heartbeat_s: int = 100
     latency: bool = True
+    stop_after_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,7 @@ _WITHOUT_EFFECT = {
     ("RunConfig", "keep_checkpoints"),
     ("RunConfig", "heartbeat_s"),
     ("RunConfig", "latency"),
+    ("RunConfig", "stop_after_s"),
     ("TeacherConfig", "cache"),
     ("TeacherConfig", "min_f1"),
     ("TeacherConfig", "tensor_parallel"),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from xdistil_jax import files, hosts, storage
 from xdistil_jax.classification import separated
-from xdistil_jax.data.corpus import Corpus
+from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import (
     WITHIN_WORD,
@@ -41,9 +41,8 @@ from xdistil_jax.types import Params
 _CHUNK = 8192
 
 
-def _tokenizer(config: TeacherConfig, corpus: Corpus) -> Tokenizer:
+def choose_tokenizer(config: TeacherConfig, text: Sequence[Sentence]) -> Tokenizer:
     """The checkpoint's; or one trained on the text; or a given one, cut to the text."""
-    text = join(corpus.train, corpus.transfer)
     if not config.tokenizer and not config.checkpoint:
         return train_tokenizer(text, config.vocab_size)
     tokenizer = load_tokenizer(config.tokenizer or config.checkpoint)
@@ -144,7 +143,7 @@ def split_mesh(devices: Sequence[jax.Device], ways: int) -> Mesh | None:
 def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> Trained:
     """The fine-tuned teacher: found, or trained by a one-stage plan of the same engine."""
     experiment = session.experiment
-    tokenizer = _tokenizer(config, corpus)
+    tokenizer = choose_tokenizer(config, join(corpus.train, corpus.transfer))
     length = config.max_length
     train = session.encode(corpus.train, tokenizer, corpus.tagset, max_length=length)
     dev = session.encode(corpus.dev, tokenizer, corpus.tagset, max_length=length)
@@ -154,7 +153,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     del made["codec"]
     identity = hash8(
         made, run_.temperature, run_.buckets, run_.shards, run_.steps_per_call, run_.decoding,
-        session.dtype, _checkpoint_identity(config.checkpoint), train.identity,
+        session.dtype, checkpoint_identity(config.checkpoint), train.identity,
         dev.identity,
     )  # fmt: skip
     folder = experiment.folder() / f"teacher-{identity}"
@@ -175,7 +174,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
                     labelled=np.arange(train.rows), budget=config.token_budget, seed=config.seed,
                     split_over=split_over,
                 ).params  # fmt: skip
-        host = jax.tree.map(_kept_by_primary, params)
+        host = jax.tree.map(kept_by_primary, params)
         hosts.once(lambda: _save(folder / "model", tokenizer, spec, host, own))
         storage.settle(folder / "model")
     spec, params = _load(session, config, folder / "model", corpus.tagset, split_over)
@@ -188,7 +187,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     )  # fmt: skip
 
 
-def _kept_by_primary(leaf: Array | np.ndarray) -> np.ndarray | None:
+def kept_by_primary(leaf: Array | np.ndarray) -> np.ndarray | None:
     """A leaf on the host of the one process that writes it; the others help to gather it."""
     whole = fetched(leaf)
     return whole if hosts.is_primary() else None
@@ -264,11 +263,11 @@ def _start(
         )
     else:
         spec, params, own = load_encoder(config.checkpoint, revision=revision)
-    spec, params = _fitted(config, tokenizer, spec, params, key)
+    spec, params = fitted(config, tokenizer, spec, params, key)
     return spec, params, own or tags
 
 
-def _fitted(
+def fitted(
     config: TeacherConfig, tokenizer: Tokenizer, spec: AnySpec, params: Params, key: Array
 ) -> tuple[AnySpec, Params]:
     """The checkpoint's encoder with the layers and the vocabulary that were asked for."""
@@ -341,7 +340,7 @@ def _spellings(
             yield number, ids
 
 
-def _checkpoint_identity(checkpoint: str) -> str:
+def checkpoint_identity(checkpoint: str) -> str:
     """Of a local checkpoint, what its files hold: the same path may hold others another day."""
     folder = Path(checkpoint)
     if not checkpoint or not folder.is_dir():

@@ -10,9 +10,22 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-COMMANDS = ("quickstart", "distil", "run")
+COMMANDS = ("quickstart", "distil", "run", "pretrain")
 """Those that know of other processes."""
+
+
+@dataclass(frozen=True)
+class LaunchArguments:
+    """A command in several processes on this machine; one that dies is named."""
+
+    processes: int
+    devices: int = 0
+    """Virtual CPU devices in each; 0: the devices that there are."""
+    grace: float = 60.0
+    """Seconds between SIGTERM and the end."""
+
 
 # How long processes get to end by themselves once the first of them has failed.
 _AFTERMATH_S = 5.0

@@ -119,6 +119,9 @@ class Session:
         precision: str = experiment.run.precision
         if precision == "auto":
             precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        stop = stop or StopFlag()
+        if experiment.run.stop_after_s:
+            stop.deadline = time.monotonic() + experiment.run.stop_after_s
         mesh = make_mesh()
         hosts.acquaint(mesh)
         return cls(
@@ -126,7 +129,7 @@ class Session:
             mesh,
             precision,
             say,
-            stop or StopFlag(),
+            stop,
             progress,
             only and Path(only),
         )

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -63,3 +64,29 @@ def end(complaint: str) -> NoReturn:
         sys.exit(complaint)
     print(complaint, file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def is_told(error: Exception) -> bool:
+    """Was this raised by our own code to tell the user something, and not by a bug below?"""
+    if isinstance(error, OSError):
+        return True
+    if not isinstance(error, ValueError | RuntimeError | ImportError):
+        return False
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    package = str(Path(__file__).parent)
+    return frame is not None and frame.tb_frame.f_code.co_filename.startswith(package)
+
+
+def lines_of_stdin() -> Iterator[str]:
+    """The lines that come in, without their ends.
+
+    Raises:
+        ValueError: naming the line that is not UTF-8.
+    """
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"stdin, line {number}: expected UTF-8 ({error.reason})") from error

@@ -14,6 +14,7 @@ from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.evaluate import HeldOut, tagged_set
 from xdistil_jax.distill.filling import hold, room
 from xdistil_jax.distill.loop import PlanResult, Training, Writer, run_plan
+from xdistil_jax.distill.masking import Masking
 from xdistil_jax.distill.resident import Resident
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.step import Model
@@ -28,20 +29,23 @@ from xdistil_jax.types import Params
 
 def train_plan(
     session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
-    store: EncodedStore, dev: EncodedStore, tagset: Labels, *, labelled: np.ndarray,
+    store: EncodedStore, dev: EncodedStore | None, tagset: Labels | None, *, labelled: np.ndarray,
     budget: int, seed: int, transfer: np.ndarray | None = None, teacher: Teacher | None = None,
-    split_over: Mesh | None = None,
+    split_over: Mesh | None = None, masking: Masking | None = None,
 ) -> PlanResult:  # fmt: skip
     """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard.
 
     ``split_over`` is the mesh over which the parameters are split; without it they are whole on
-    every device of the session.
+    every device of the session. With ``masking`` transfer text is its own teacher. Without ``dev``
+    there is no dev F1.
     """
     run_, mesh = session.experiment.run, split_over or session.mesh
     steps = run_.steps_per_call
-    widths = choose_widths(np.concatenate([store.lengths, dev.lengths]), run_.buckets)
+    lengths = [each.lengths for each in (store, dev) if each is not None]
+    widths = choose_widths(np.concatenate(lengths), run_.buckets)
     buckets = Buckets(widths, budget, run_.shards)
-    transfer = np.zeros(0, np.int64) if transfer is None or teacher is None else transfer
+    if transfer is None or (teacher is None and masking is None):
+        transfer = np.zeros(0, np.int64)
     held_out, transfer = _hold_out(transfer, store.sentence[transfer], run_.held_out, seed)
     checkpoints = Checkpoints(
         folder / "checkpoints", every=run_.save_every_s, keep=run_.keep_checkpoints,
@@ -52,10 +56,12 @@ def train_plan(
     sources = [_source(store, rows, run_.temperature) for rows in (labelled, transfer)]
     lookup = None if teacher is None else teacher.lookup
     resident = _held(session, store, sources, teacher, mesh, buckets)
+    tagged = None
+    if dev is not None and tagset is not None:
+        tagged = tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding)
     training = Training(
-        Model(spec, lookup, session.dtype, mesh, split_over is not None), store, *sources,
-        buckets.capped(*sources),
-        tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding), teacher,
+        Model(spec, lookup, session.dtype, mesh, split_over is not None, masking), store, *sources,
+        buckets.capped(*sources), tagged, teacher,
         () if teacher is None else replicate(teacher.arrays, mesh),
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,
         checkpoints, writer, session.stop, resident,

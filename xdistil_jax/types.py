@@ -13,6 +13,17 @@ Params = dict[str, Any]
 """A nested dict of arrays; a path such as ``bilstm/kernel`` names one leaf."""
 
 
+class Masked(NamedTuple):
+    """At most M hidden pieces of each row of a batch: where they stand, and what they were.
+
+    Only those under ``mask`` are any.
+    """
+
+    places: Int[Array, "B M"]
+    pieces: Int[Array, "B M"]
+    mask: Bool[Array, "B M"]
+
+
 class Batch(NamedTuple):
     """Rows of one length bucket. Each loss reads its own mask, so one step serves every mix.
 
@@ -30,6 +41,7 @@ class Batch(NamedTuple):
     repr_mask: Bool[Array, "B T"]
     logit_mask: Bool[Array, "B T"]
     token_types: Int[Array, "B T"] | None = None
+    masked: Masked | None = None
 
 
 class EncoderOutput(NamedTuple):

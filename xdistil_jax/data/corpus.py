@@ -143,6 +143,51 @@ def load_test(
     return tuple(_labelled(spec, "test", tagset or _given(spec), log or ReadLog()))
 
 
+def load_text(spec: DataSpec, folder: Path | None = None) -> tuple[Sequence[Sentence], ReadLog]:
+    """The words of all that may be trained on: transfer text as ``load_corpus`` gives it.
+
+    Without labelled text in ``spec``, the unlabelled files alone, all languages that are in their
+    root. Sentences of dev, where there is one, are left out.
+
+    Raises:
+        CorpusError: naming file and line, what was expected and what to do.
+    """
+    if spec.synthetic or spec.train or spec.root:
+        corpus = load_corpus(spec, folder)
+        return corpus.transfer, corpus.log
+    if not (spec.unlabelled or spec.unlabelled_root):
+        raise CorpusError(
+            "no text: name files (data.unlabelled), a folder with LANGUAGE.txt "
+            "(data.unlabelled_root), or labelled files, whose words are read"
+        )
+    log, root = ReadLog(), Path(spec.unlabelled_root)
+    held_out = {text_key(each) for each in _labelled(spec, "dev", None, log)} if spec.dev else set()
+    named = sorted(root.iterdir()) if spec.unlabelled_root and root.is_dir() else []
+    codes = [
+        path.name.partition(".")[0] for path in named if path.name.endswith((".txt", ".txt.gz"))
+    ]
+    known = [Sentence((), None, code) for code in codes if code == language_of(root / code)]
+    text = _unlabelled(spec, known, log)
+    if spec.unlabelled_limit is not None:
+        text = draw(text, spec.unlabelled_limit, spec.seed, folder)
+    apart = (
+        Sentence(each.words, None, each.language)
+        for each in text
+        if not held_out or text_key(each) not in held_out
+    )
+    return spool(apart, folder), log
+
+
+def load_held_out(spec: DataSpec) -> Iterator[Sentence]:
+    """The sentences of dev and test, where ``spec`` has them: what other text is kept apart from.
+
+    For whoever makes text, and never for training.
+    """
+    for split in ("dev", "test"):
+        if getattr(spec, split) or spec.root:
+            yield from _labelled(spec, split, None, ReadLog())
+
+
 def _synthesise(spec: DataSpec) -> Any:
     from xdistil_jax.data import synthetic
 

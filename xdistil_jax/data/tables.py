@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from xdistil_jax import files
 from xdistil_jax.data import sources
 from xdistil_jax.data.formats import Fault, Raw
 from xdistil_jax.data.sources import HUB, SPLITS, CorpusError
@@ -66,6 +67,57 @@ def open_table(source: Any, split: str) -> tuple[Any, list[str]]:
 def batches(table: Any) -> Iterator[dict[str, list[Any]]]:
     """The columns of a data set, some rows at a time."""
     return table.iter(batch_size=_BATCH)
+
+
+def articles(
+    source: str, configuration: str, *, revision: str | None, seed: int, buffer: int
+) -> tuple[Iterator[str], str]:
+    """The texts of a data set with a column ``text``, and the revision that is read.
+
+    They are streamed in an order that ``seed`` decides: shards are shuffled, and so are rows in a
+    buffer of that many. ``source`` is a name on the hub or, as it lies there, a folder with
+    ``CONFIGURATION/*.parquet`` (or .arrow); its revision is a checksum.
+
+    Raises:
+        CorpusError: naming the data set, what was expected and what it has.
+    """
+    datasets, name = _library(), f"{source}, {configuration}"
+    local = Path(source).is_dir()
+    paths = _shards(Path(source), configuration) if local else []
+    # What is read is neither copied nor kept: the library's cache holds no part of it.
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            if local:
+                builder = datasets.load_dataset_builder(
+                    _kind(paths[0]) or "parquet", data_files=list(map(str, paths)),
+                    cache_dir=scratch,
+                )  # fmt: skip
+            else:
+                builder = datasets.load_dataset_builder(
+                    source, configuration, revision=revision, cache_dir=scratch
+                )
+            table = builder.as_streaming_dataset(split="train")
+            columns = table.column_names or list(next(iter(table), {}))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CorpusError(
+                f"{name}: the data set can't be read ({error}); expected a name on the Hugging "
+                "Face hub with that configuration, or a folder with CONFIGURATION/*.parquet"
+            ) from error
+    if "text" not in columns:
+        raise CorpusError(f"{name}: the columns are {', '.join(columns)}; expected text")
+    shuffled = table.select_columns(["text"]).shuffle(seed=seed, buffer_size=buffer)
+    found = " ".join(map(files.checksum, paths)) if local else builder.hash
+    return (row["text"] or "" for row in shuffled), found
+
+
+def _shards(folder: Path, configuration: str) -> list[Path]:
+    place = folder / configuration
+    kinds = (".parquet", ".arrow")
+    there = sorted(place.iterdir()) if place.is_dir() else []
+    if found := [file for file in there if file.suffix in kinds]:
+        return found
+    names = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing"
+    raise CorpusError(f"{folder} holds {names}; expected {configuration} with .parquet or .arrow")
 
 
 def _rows(table: Any, name: str) -> Iterator[Raw | Fault]:
@@ -147,13 +199,13 @@ def _local(path: Path, split: str) -> Any:
         return datasets.load_from_disk(str(_files(path, split)[0]))
     if (path / "state.json").is_file():
         return datasets.load_from_disk(str(path))
-    files = _files(path, split) if path.is_dir() else [path]
-    if files[0].is_dir():
-        return datasets.load_from_disk(str(files[0]))
-    kind = _kind(files[0])
+    paths = _files(path, split) if path.is_dir() else [path]
+    if paths[0].is_dir():
+        return datasets.load_from_disk(str(paths[0]))
+    kind = _kind(paths[0])
     if kind is None:
         raise CorpusError(
-            f"{files[0]}: expected a table (parquet, arrow, or json with tokens and ner_tags, or "
+            f"{paths[0]}: expected a table (parquet, arrow, or json with tokens and ner_tags, or "
             "text and label); "
             "for other formats name the file itself"
         )
@@ -161,7 +213,7 @@ def _local(path: Path, split: str) -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         return datasets.load_dataset(
             kind,
-            data_files=[str(file) for file in files],
+            data_files=[str(file) for file in paths],
             split="train",
             streaming=True,
             cache_dir=scratch,
@@ -170,8 +222,8 @@ def _local(path: Path, split: str) -> Any:
 
 def _files(folder: Path, split: str) -> list[Path]:
     for place in (folder, folder / "data"):
-        if place.is_dir() and (files := sources.split_files(place, split)):
-            return files
+        if place.is_dir() and (paths := sources.split_files(place, split)):
+            return paths
     names = ", ".join(sorted(os.listdir(folder))[:8])
     raise CorpusError(
         f"{folder}: no {split} split; it holds {names or 'nothing'}; expected "

@@ -32,6 +32,7 @@ from xdistil_jax.distill.step import (
     stage_state,
     train_call,
 )
+from xdistil_jax.distill.stopping import StopFlag as StopFlag
 from xdistil_jax.distill.stopping import Stopping, score
 from xdistil_jax.sharding import anywhere, replicate
 from xdistil_jax.types import Params
@@ -60,19 +61,12 @@ class _Silent:
         """Nothing."""
 
 
-@dataclass
-class StopFlag:
-    """Raised by a signal handler (or a sweep's pruner), read between calls."""
-
-    raised: bool = False
-    listening: bool = False
-
-
 @dataclass(frozen=True)
 class Training:
     """Everything that the stages of a plan share. It has no handle on a test set.
 
-    With ``resident`` the batches are gathered on the devices, else they are streamed there.
+    With ``resident`` the batches are gathered on the devices, else they are streamed there. Without
+    ``dev`` nothing is tagged: stages can only watch the loss on held-out text.
     """
 
     model: Model
@@ -80,7 +74,7 @@ class Training:
     labelled: Source
     transfer: Source
     buckets: Buckets
-    dev: TaggedSet
+    dev: TaggedSet | None
     teacher: Streams | None = None
     arrays: PyTree = ()
     held_out: HeldOut = HeldOut(())
@@ -254,7 +248,7 @@ class _StageRun:
 
     def _asked_to_stop(self) -> bool:
         """Has anyone been asked to stop? All processes hear the same, a call late."""
-        raised, mesh = self.training.stop.raised, self.training.model.mesh
+        raised, mesh = self.training.stop.is_up, self.training.model.mesh
         if not hosts.several():
             return raised
         answer, self._question = self._question, anywhere(raised, mesh)
@@ -289,9 +283,10 @@ class _StageRun:
     def _evaluate(self, now: _Progress) -> None:
         training, stage = self.training, self.stage
         params = merged(now.state)
-        figures = {
-            "dev/f1": dev_f1(training.model.student, training.model.dtype, params, training.dev)
-        }
+        figures: dict[str, float] = {}
+        if training.dev is not None:
+            model = training.model
+            figures["dev/f1"] = dev_f1(model.student, model.dtype, params, training.dev)
         losses = stage.program.losses
         if training.held_out.feeds:
             held = training.held_out.means(training.model, losses, params, training.arrays)
@@ -312,6 +307,10 @@ class _StageRun:
 
     def _watched(self, figures: Mapping[str, float]) -> float:
         if self.stage.watched == "dev_f1":
+            if "dev/f1" not in figures:
+                raise ValueError(
+                    f"stage {self.stage.name!r} watches dev F1, and there is no dev set"
+                )
             return figures["dev/f1"]
         terms = [term for term in self.stage.terms if f"held_out/{term.loss}" in figures]
         if not terms:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from xdistil_jax.distill.masking import masked_language_model
 from xdistil_jax.distill.stages import Loss
 from xdistil_jax.types import Batch, EncoderOutput, Mean
 
@@ -165,4 +166,5 @@ LOSSES: dict[Loss, LossFunction] = {
     "logit_log_prob_all": logit_log_prob_all,
     "logit_kl": logit_kl,
     "ce": cross_entropy,
+    "mlm": masked_language_model,
 }

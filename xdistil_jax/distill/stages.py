@@ -15,7 +15,7 @@ LogitLoss = Literal[
     "logit_log_prob",
     "logit_log_prob_all",
 ]
-Loss = Literal[ReprLoss, LogitLoss, "logit_kl", "ce"]
+Loss = Literal[ReprLoss, LogitLoss, "logit_kl", "ce", "mlm"]
 Decay = Literal["cosine", "linear", "constant", "restarts", "exponential"]
 Watch = Literal["auto", "transfer_loss", "dev_f1"]
 Unfreezing = Literal["top_down", "bottom_up", "coarse", "at_once"]

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from xdistil_jax import trees
 from xdistil_jax.compilation import named
 from xdistil_jax.distill.losses import LOSSES
+from xdistil_jax.distill.masking import Masking
 from xdistil_jax.distill.rates import HParams, abstract_hparams, learning_rate
 from xdistil_jax.distill.stages import Loss, Program, Stage
 from xdistil_jax.models import partition
@@ -58,7 +59,8 @@ class Model(NamedTuple):
     """What else decides the executable: student, how the teacher is read, compute dtype, mesh.
 
     ``split`` lays the parameters over the mesh by the rules of ``models.partition``, as a large
-    teacher that is fine-tuned needs; otherwise every device holds them whole.
+    teacher that is fine-tuned needs; otherwise every device holds them whole. With ``masking``
+    pieces are hidden, and the student is asked for these alone.
     """
 
     student: Spec
@@ -66,6 +68,7 @@ class Model(NamedTuple):
     dtype: str
     mesh: Mesh
     split: bool = False
+    masking: Masking | None = None
 
 
 def optimiser(h: HParams) -> optax.GradientTransformation:
@@ -203,6 +206,7 @@ def train_step(
     target = None if model.lookup is None else model.lookup(arrays, streamed, batch)
     student = build(model.student)
     key = jax.random.fold_in(state.key, state.step)
+    batch = _with_masks(model, batch, key)
 
     def objective(trainable: Params) -> tuple[Array, tuple[Mean, ...]]:
         params = trees.combine(trainable, state.frozen)
@@ -212,7 +216,7 @@ def train_step(
             batch.lengths,
             batch.token_types,
             key=key,
-            **_options(model),
+            **_options(model, batch),
         )
         means = tuple(LOSSES[name](output, target, batch) for name in program.losses)
         return sum(w * mean.compute() for w, mean in zip(h.weights, means, strict=True)), means
@@ -269,6 +273,7 @@ def loss_call(model: Model, losses: tuple[Loss, ...]) -> Callable[..., tuple[Mea
     def call(params: Mapping[str, Any], arrays: PyTree, feed: Feed) -> tuple[Mean, ...]:
         def body(i: Array, so_far: tuple[Mean, ...]) -> tuple[Mean, ...]:
             batch, streamed = _at((feed.batch, feed.streamed), i)
+            batch = _with_masks(model, batch, None)
             output = _forward(model, params, batch)
             target = None if model.lookup is None else model.lookup(arrays, streamed, batch)
             return tuple(
@@ -308,11 +313,16 @@ def predict_call(
 
 def _forward(model: Model, params: Mapping[str, Any], batch: Batch) -> EncoderOutput:
     return build(model.student).apply(
-        params, batch.tokens, batch.lengths, batch.token_types, **_options(model)
+        params, batch.tokens, batch.lengths, batch.token_types, **_options(model, batch)
     )
 
 
-def _options(model: Model) -> dict[str, Any]:
+def _with_masks(model: Model, batch: Batch, key: Array | None) -> Batch:
+    return batch if model.masking is None else model.masking(batch, key)
+
+
+def _options(model: Model, batch: Batch) -> dict[str, Any]:
+    asked = {} if batch.masked is None else {"places": batch.masked.places}
     spread = model.split or model.mesh.shape["data"] > 1
     rows = {"rows": batch_sharding(model.mesh)} if spread else {}
-    return {"dtype": jnp.dtype(model.dtype), **rows}
+    return {"dtype": jnp.dtype(model.dtype), **rows, **asked}

@@ -1,5 +1,8 @@
-"""Patience and best-so-far as a pure function of the figures seen."""
+"""When to stop: patience and best-so-far, a pure function of the figures seen; and on request."""
 
+import math
+import time
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -28,3 +31,20 @@ class Stopping(NamedTuple):
 def score(watched: str, value: float) -> float:
     """Losses count downwards, F1 upwards."""
     return -value if watched.endswith("loss") else value
+
+
+@dataclass
+class StopFlag:
+    """Raised by a signal handler (or a sweep's pruner), read between calls.
+
+    ``deadline``, by ``time.monotonic``, is when it is up by itself.
+    """
+
+    raised: bool = False
+    listening: bool = False
+    deadline: float = math.inf
+
+    @property
+    def is_up(self) -> bool:
+        """Is the run asked to stop?"""
+        return self.raised or time.monotonic() >= self.deadline

@@ -73,10 +73,10 @@ def load_encoder(
     """
     if labels is not None and len(labels) != classes:
         raise ValueError(f"{len(labels)} labels for a head of {classes} classes")
-    folder = _find_folder(name_or_folder, revision)
+    folder = find_folder(name_or_folder, revision)
     spec, single, own = _read_spec(folder, classes, labels)
     prefix = families.FAMILIES[spec.family].prefix
-    tensors = {_plain_name(name, prefix): array for name, array in read_folder(folder).items()}
+    tensors = {plain_name(name, prefix): array for name, array in read_folder(folder).items()}
     fresh = _fresh_leaves(spec, single, tensors, keep=own is not None)
     wanted = {p: families.tensor_name(spec, p) for p in single if p not in fresh}
     turned = {p: shape[::-1] if p.endswith("/kernel") else shape for p, shape in single.items()}
@@ -110,7 +110,7 @@ def read_config_spec(
     Raises:
         CheckpointError: naming the file, or the name that the hub doesn't have.
     """
-    path = _find_folder(name_or_folder, revision, ("config.json",)) / "config.json"
+    path = find_folder(name_or_folder, revision, ("config.json",)) / "config.json"
     config = _read_config(path)
     try:
         return families.read_spec(config, classes)
@@ -217,17 +217,22 @@ def _assemble(
     return leaf
 
 
-def _plain_name(name: str, prefix: str) -> str:
+def plain_name(name: str, prefix: str) -> str:
     """Tensor names as of today and without the prefix: BERT's first files say gamma and beta."""
     name = name.removeprefix(prefix)
     return name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")
 
 
-def _find_folder(
+def find_folder(
     name_or_folder: str | Path,
     revision: str | None,
     patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt"),
 ) -> Path:
+    """A local folder, or the hub's snapshot of a name, as far as ``patterns`` go.
+
+    Raises:
+        CheckpointError: if there is neither.
+    """
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         return folder
