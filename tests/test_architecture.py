@@ -26,13 +26,14 @@ RANKS = {
     **dict.fromkeys(("report", "deploy"), 6),
     **dict.fromkeys(("experiment", "terminal"), 7),
     **dict.fromkeys(("session", "estimate"), 8),
-    **dict.fromkeys(("evaluation", "training", "counting"), 9),
+    **dict.fromkeys(("evaluation", "training", "counting", "alignment"), 9),
     "finetune": 10,
-    "student": 11,
-    **dict.fromkeys(("pipeline", "sizing"), 12),
-    **dict.fromkeys(("quickstart", "planning"), 13),
-    "cli": 14,
-    "__main__": 15,
+    "students": 11,
+    "student": 12,
+    **dict.fromkeys(("pipeline", "sizing"), 13),
+    **dict.fromkeys(("quickstart", "planning"), 14),
+    "cli": 15,
+    "__main__": 16,
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
 HOMES = {
@@ -41,7 +42,7 @@ HOMES = {
     "faker": ("data/synthetic.py",),
     "flax": ("models/",),
     "fsspec": ("bucket.py",),
-    "huggingface_hub": ("models/checkpoints.py",),
+    "huggingface_hub": ("models/hub.py",),
     "ml_dtypes": ("teacher/codec.py",),
     "optax": ("distill/",),
     # Its barriers are the public ones that don't keep the devices waiting.
@@ -56,7 +57,7 @@ HOMES = {
 }
 WITHOUT_JAX = (
     *("labels.py", "text.py", "files.py", "lazy.py", "data/", "deploy/"),
-    *("bucket.py", "storage.py"),
+    *("bucket.py", "storage.py", "models/hub.py"),
     # So that `xdistil plan` touches no device.
     *("experiment.py", "estimate.py", "chips.py", "distill/stages.py", "distill/strategies.py"),
 )

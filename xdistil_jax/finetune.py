@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdistil_jax import files, hosts, storage
+from xdistil_jax.alignment import imitated_layers
 from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import (
@@ -54,20 +55,6 @@ def _tokenizer(config: TeacherConfig, corpus: Corpus) -> Tokenizer:
         words = {word for sentence in text[start : start + _CHUNK] for word in sentence.words}
         used[tokenizer.word_pieces(list(words))[0]] = True
     return cut_tokenizer(tokenizer, np.flatnonzero(used))[0]
-
-
-def layer_name(config: TeacherConfig, spec: AnySpec) -> str:
-    """The teacher's layer that the student imitates.
-
-    Raises:
-        ValueError: if the teacher has no such layer.
-    """
-    number = config.layer or spec.layers
-    if not 1 <= number <= spec.layers:
-        raise ValueError(
-            f"teacher.layer is {number}; the teacher has layers 1 to {spec.layers} (0: the last)"
-        )
-    return f"layer_{number}"
 
 
 def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensemble:
@@ -150,10 +137,10 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     run_ = experiment.run
     # What is read of it later, and how that is stored, changes nothing of the teacher.
     made = {**settings(config), "layer": 0}
-    del made["codec"]
+    del made["codec"], made["hidden_layers"]
     identity = hash8(
         made, run_.temperature, run_.buckets, run_.shards, run_.steps_per_call, run_.decoding,
-        session.dtype, _checkpoint_identity(config.checkpoint), train.identity,
+        session.dtype, checkpoint_identity(config.checkpoint), train.identity,
         dev.identity,
     )  # fmt: skip
     folder = experiment.folder() / f"teacher-{identity}"
@@ -180,8 +167,8 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
     return Trained(
-        spec, params, tokenizer, corpus.tagset, length, identity, folder, layer_name(config, spec),
-        config.codec, split_over,
+        spec, params, tokenizer, corpus.tagset, length, identity, folder,
+        imitated_layers(config, experiment.student, spec), config.codec, split_over,
     )  # fmt: skip
 
 
@@ -338,7 +325,7 @@ def _spellings(
             yield number, ids
 
 
-def _checkpoint_identity(checkpoint: str) -> str:
+def checkpoint_identity(checkpoint: str) -> str:
     """Of a local checkpoint, what its files hold: the same path may hold others another day."""
     folder = Path(checkpoint)
     if not checkpoint or not folder.is_dir():

@@ -14,7 +14,7 @@ from xdistil_jax.models.functional import abstract_params, build
 from xdistil_jax.models.transformer import TransformerSpec
 
 ENCODER = EncoderSpec(31, 16, 2, 4, 32, positions=8, token_types=0, classes=5, stacked=False)
-SPEC = TransformerSpec(ENCODER, teacher_width=12, imitates="layer_9")
+SPEC = TransformerSpec(ENCODER, teacher_width=12, imitates=("layer_9",))
 TOKENS, LENGTHS = jnp.arange(12).reshape(2, 6) + 3, jnp.array([6, 3])
 
 
@@ -30,7 +30,7 @@ def test_it_is_its_encoder_and_a_projection():
     plain = forward(ENCODER, inner)
     np.testing.assert_array_equal(found.logits, plain.logits)
     assert list(found.hidden) == ["layer_9"]
-    own = params["projection"]
+    own = params["projection"]["layer_9"]
     expected = np.asarray(plain.hidden["layer_2"]) @ np.asarray(own["kernel"])
     expected += np.asarray(own["bias"])
     np.testing.assert_allclose(found.hidden["layer_9"], expected, atol=1e-6)

@@ -92,6 +92,11 @@ class Stage:
         return Program(losses, self.trainable, self.schedule.decay)
 
     @property
+    def taught(self) -> bool:
+        """Does it learn from the teacher, and not from labels alone?"""
+        return self.labelled_fraction < 1
+
+    @property
     def watched(self) -> Literal["transfer_loss", "dev_f1"]:
         """The figure that decides on the best parameters of the stage."""
         if self.stop.watch != "auto":

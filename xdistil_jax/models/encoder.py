@@ -138,7 +138,7 @@ class Encoder(LayerStack):
         dtype: DTypeLike,
         key: Array | None,
     ) -> Float[Array, "B T D"]:
-        return _embed(self.spec, params, tokens, token_types, dtype, key)
+        return embed(self.spec, params, params["table"][tokens], token_types, dtype, key)
 
     def run_layers(
         self,
@@ -150,20 +150,20 @@ class Encoder(LayerStack):
         return _run_layers(self.spec, params, x, real, keys)
 
 
-def _embed(
+def embed(
     spec: EncoderSpec,
     params: Params,
-    tokens: Int[Array, "B T"],
+    x: Float[Array, "B T E"],
     token_types: Int[Array, "B T"] | None,
     dtype: DTypeLike,
     key: Array | None,
 ) -> Float[Array, "B T D"]:
-    x = params["table"][tokens]
+    """What goes into the first layer: rows ``x`` of the table, with places, normalised."""
     if key is not None and spec.word_dropout:
-        hidden = jax.random.bernoulli(jax.random.fold_in(key, 1), spec.word_dropout, tokens.shape)
+        hidden = jax.random.bernoulli(jax.random.fold_in(key, 1), spec.word_dropout, x.shape[:2])
         x = jnp.where(hidden[..., None], 0.0, x)
     first = spec.position_offset
-    x = x + params["positions"][None, first : first + tokens.shape[1]]
+    x = x + params["positions"][None, first : first + x.shape[1]]
     if spec.token_types:
         types = params["types"]
         single = token_types is None or spec.token_types == 1
