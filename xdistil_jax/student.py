@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xdistil_jax import files, hosts, storage, trees
-from xdistil_jax.alignment import Target
+from xdistil_jax.alignment import find_target
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
 from xdistil_jax.data.spool import join
@@ -36,11 +36,12 @@ from xdistil_jax.students import (
     student_spec,
 )
 from xdistil_jax.teacher.anchor import anchor
+from xdistil_jax.teacher.attention import AttentiveTeacher
 from xdistil_jax.teacher.build import build_cache
-from xdistil_jax.teacher.ensemble import LAYER, combine
+from xdistil_jax.teacher.ensemble import combine
 from xdistil_jax.teacher.manifest import CacheSettings
 from xdistil_jax.teacher.outputs import anchor_outputs
-from xdistil_jax.teacher.source import Teacher
+from xdistil_jax.teacher.source import OnlineTeacher, Teacher
 from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
@@ -147,7 +148,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     """
     experiment, config = session.experiment, session.experiment.student
     text = encode_text(session, corpus, teacher)
-    target = _imitated(session, teacher)
+    target = find_target(session.experiment, teacher)
     spec = student_spec(
         config, target, text.tokenizer.vocab_size, len(corpus.tagset), text.ours.max_length
     )
@@ -184,40 +185,6 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
 
 def _lead(teacher: Teaching) -> Trained | Given:
     return teacher.lead if isinstance(teacher, Ensemble) else teacher
-
-
-def _imitated(session: Session, teacher: Teaching) -> Target:
-    """The layers whose states the student is to reproduce.
-
-    Raises:
-        ValueError: if the plan asks for states of outputs that have none, or for several layers
-            where there is one.
-    """
-    if isinstance(teacher, Ensemble):
-        config = session.experiment.ensemble
-        if config.states == "first":
-            return _imitated(session, teacher.lead)
-        each = [_imitated(session, member) for member in teacher.members]
-        if any(len(one.layers) > 1 for one in each):
-            raise ValueError(
-                "ensemble.states is concatenated: then the student imitates one layer of each "
-                "teacher; leave student.align at one and teacher.hidden_layers empty"
-            )
-        return Target(config.width or sum(one.width for one in each), (LAYER,))
-    if isinstance(teacher, Trained):
-        return Target(teacher.spec.width, teacher.layers)
-    outputs, stages = teacher.outputs, session.experiment.plan()
-    if session.experiment.student.align == "top":
-        raise ValueError(
-            "student.align is top, but teacher.outputs holds one layer: leave it at one"
-        )
-    asks = [stage.name for stage in stages if any(t.loss.startswith("repr") for t in stage.terms)]
-    if asks and not outputs.width:
-        raise ValueError(
-            f"stage {asks[0]!r} needs hidden states, and teacher.outputs holds logits only: take "
-            "logit-ce or D1, or write the states, too"
-        )
-    return Target(outputs.width or session.experiment.teacher.width, (outputs.layer,))
 
 
 def _start_table(
@@ -261,6 +228,8 @@ def _train_student(
     if cache is not None and config.imitate == "coordinates":
         spec = replace(spec, teacher_width=_width(cache))
         stages = experiment.plan(spec.groups)
+    if cache is not None and (attends := getattr(spec, "attends", ())):
+        cache = _attentive(session, text, teacher, cache, attends)
     spec, params = start_student(
         config, spec, text.tokenizer, tagset, _start_table(session, text, teacher),
         key=jax.random.key(experiment.run.seed), say=session.say,
@@ -273,6 +242,24 @@ def _train_student(
             budget=experiment.run.token_budget, seed=experiment.run.seed,
         ).params  # fmt: skip
     return deployed(spec, params)
+
+
+def _attentive(
+    session: Session, text: Text, teacher: Trained, cache: Teacher, layers: tuple[str, ...]
+) -> AttentiveTeacher:
+    """The cache, and the attention of ``layers`` from the teacher in the step.
+
+    Raises:
+        ValueError: if student and teacher cut words differently.
+    """
+    if text.kept is None or cache.words_only:
+        raise ValueError(
+            "attention is compared piece by piece, but student and teacher cut words differently: "
+            "leave student.tokenizer and student.vocab_size alone, or the attention loss out"
+        )
+    spec = replace(teacher.spec, outputs=(), attention=layers)
+    online = OnlineTeacher(spec, teacher.params, text.kept, (), session.dtype)
+    return AttentiveTeacher(cache, online)
 
 
 def _width(teacher: Teacher) -> int:

@@ -48,7 +48,7 @@ def student_spec(
     """
     if config.kind == "transformer":
         encoder = _encoder(config, vocab_size, classes, max_length)
-        return TransformerSpec(encoder, target.width, target.layers)
+        return TransformerSpec(encoder, target.width, target.layers, attends=target.attends)
     if given := [name for name in _SIZES if getattr(config, name)]:
         raise ValueError(
             f"student.{given[0]} is {getattr(config, given[0])}, but a BiLSTM has none: add "
@@ -195,6 +195,6 @@ def deployed(spec: StudentSpec, params: Params) -> tuple[StudentSpec, Params]:
     params = join_embedding(jax.tree.map(np.asarray, params))
     if isinstance(spec, TransformerSpec):
         params.pop("projection", None)
-        return replace(spec, imitates=(), source_width=0), params
+        return replace(spec, imitates=(), attends=(), source_width=0), params
     own = {name: params["projection"][name] for name in ("kernel", "bias")}
     return replace(spec, also=(), source_width=0), {**params, "projection": own}

@@ -38,6 +38,30 @@ def test_it_is_its_encoder_and_a_projection():
     assert forward(SPEC, params, jnp.bfloat16).hidden["layer_9"].dtype == jnp.float32
 
 
+@pytest.mark.parametrize("width", [12, 16], ids=["wider", "equal"])
+def test_layers_are_imitated_from_the_top_down(width):
+    """By a projection of its own each, and as they are where the widths are equal."""
+    names = ("layer_9", "layer_8", "layer_7")
+    spec = replace(SPEC, teacher_width=width, imitates=names)
+    params = build(spec).init(jax.random.key(0))
+    found = forward(spec, params).hidden
+    inner = {name: below for name, below in params.items() if name != "projection"}
+    plain = forward(ENCODER, inner).hidden
+    assert found.keys() == set(names)
+    assert ("projection" in params) == ("projection" in spec.groups) == (width != 16)
+    for theirs, mine in zip(names, ("layer_2", "layer_1", "embedding"), strict=True):
+        expected = np.asarray(plain[mine])
+        if width != 16:
+            own = params["projection"][theirs]
+            expected = expected @ np.asarray(own["kernel"]) + np.asarray(own["bias"])
+        np.testing.assert_allclose(found[theirs], expected, atol=1e-6, err_msg=theirs)
+
+
+def test_more_layers_than_there_are_cannot_imitate():
+    with pytest.raises(ValueError, match="of 2 layers and embeddings can't imitate 4 layers"):
+        replace(SPEC, imitates=("layer_4", "layer_3", "layer_2", "layer_1"))
+
+
 def test_groups_run_from_the_head_down_and_cover_everything():
     assert SPEC.groups == ("head", "projection", "layer_2", "layer_1", "embed")
     found = trees.assign(abstract_params(SPEC), SPEC.groups)

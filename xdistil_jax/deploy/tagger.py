@@ -11,6 +11,7 @@ from xdistil_jax import storage
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode_in_memory, stitch
 from xdistil_jax.deploy.bundle import Bundle, BundleError, load_bundle
+from xdistil_jax.deploy.transformer import transformer_logits
 from xdistil_jax.labels import spans
 from xdistil_jax.text import split_words
 
@@ -30,8 +31,9 @@ class Tagger:
     """A deployed student."""
 
     def __init__(self, bundle: Bundle) -> None:
-        if bundle.kind != "bilstm":
-            raise BundleError(f"a student of kind {bundle.kind!r}: this version tags with bilstm")
+        if bundle.kind not in _LOGITS:
+            kinds = ", ".join(_LOGITS)
+            raise BundleError(f"a student of kind {bundle.kind!r}: this version tags with {kinds}")
         self.bundle = bundle
 
     @classmethod
@@ -66,7 +68,7 @@ class Tagger:
         store = encode_in_memory(sentences, bundle.tokenizer, max_length=bundle.max_length)
         logits = np.empty((len(store.tokens), len(bundle.tagset)), np.float32)
         for rows, tokens, lengths in _batches(store.lengths, store.offsets, store.tokens):
-            found = bilstm_logits(bundle, tokens, lengths)
+            found = _LOGITS[bundle.kind](bundle, tokens, lengths)
             for start, line, length in zip(store.offsets[rows], found, lengths, strict=True):
                 logits[start : start + length] = line[:length]
         best = (bundle.tagset.best(each, bundle.decoding) for each in stitch(store, logits))
@@ -122,3 +124,6 @@ def _lstm(
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+_LOGITS = {"bilstm": bilstm_logits, "transformer": transformer_logits}

@@ -6,7 +6,7 @@ A strategy is a tuple of stages; the engine runs any such tuple and never asks f
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Loss = Literal["repr", "repr_kl", "logit", "logit_all", "logit_kl", "ce"]
+Loss = Literal["repr", "repr_kl", "logit", "logit_all", "logit_kl", "ce", "attention"]
 Decay = Literal["cosine", "linear", "constant"]
 Watch = Literal["auto", "transfer_loss", "dev_f1"]
 

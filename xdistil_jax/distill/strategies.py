@@ -23,7 +23,8 @@ class Tuning:
     """Every number of a strategy: what the paper varies and what it leaves unsaid.
 
     ``partial`` is the share of the epochs that the earlier steps of gradual unfreezing get;
-    α, β, γ weigh cross-entropy, representation and logits in joint stages (equation 7).
+    α, β, γ weigh cross-entropy, representation and logits in joint stages (equation 7);
+    ``attention`` > 0 is the weight of that loss beside the representations (transformers only).
     """
 
     repr: Recipe = Recipe()
@@ -39,6 +40,7 @@ class Tuning:
     logit_loss: Literal["logit", "logit_all"] = "logit"
     labelled_fraction: float = 0.5
     carry: bool = False
+    attention: float = 0.0
 
 
 def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, tuple[Stage, ...]]:
@@ -58,13 +60,14 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
     def gradually(whole: Stage) -> tuple[Stage, ...]:
         return unfreeze(whole, groups, partial=t.partial)
 
-    repr_ = stage("repr", t.repr, Term(t.repr_loss), labelled=0.0, top=1)
+    attention = (Term("attention", t.attention),) * bool(t.attention)
+    repr_ = stage("repr", t.repr, Term(t.repr_loss), *attention, labelled=0.0, top=1)
     logit = stage("logit", t.logit, Term(t.logit_loss), labelled=0.0)
     kl = stage("kl", t.kl, Term("logit_kl"), labelled=0.0)
     ce = stage("ce", t.ce, Term("ce"), labelled=1.0)
     joint_terms = (Term("ce", t.alpha), Term(t.logit_loss, t.gamma))
     joint = stage("joint", t.joint, *joint_terms, labelled=t.labelled_fraction)
-    all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta)))
+    all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta), *attention))
     return {
         "D0-S": (ce,),
         "D1": (joint,),

@@ -12,14 +12,15 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from xdistil_jax.models.functional import dropout
 from xdistil_jax.models.layers import (
     ACTIVATIONS,
-    attend,
+    attention_of,
     dense,
     dense_shapes,
+    mix,
     norm_shapes,
     normalize,
     split_heads,
 )
-from xdistil_jax.models.stack import LayerStack
+from xdistil_jax.models.stack import LayerStack, Ran
 from xdistil_jax.types import Params
 
 
@@ -37,6 +38,8 @@ class EncoderSpec:
     counts from the number of its padding piece + 1), ``token_types`` may be 0 (DistilBERT),
     ``embedding_width`` is that of a table which is projected to ``width`` (ELECTRA; 0: the same),
     and ``pre_norm`` normalises before each block and once at the end (XLM-R XL).
+
+    ``attention`` names the layers whose attention, as probabilities, is returned.
     """
 
     vocab_size: int
@@ -59,6 +62,7 @@ class EncoderSpec:
     position_offset: int = 0
     embedding_width: int = 0
     pre_norm: bool = False
+    attention: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -72,6 +76,8 @@ class EncoderSpec:
                 raise ValueError(
                     f"outputs: no hidden state {name!r}; there are {', '.join(self.hidden_names)}"
                 )
+        if strange := set(self.attention) - set(self.hidden_names[1:]):
+            raise ValueError(f"attention: no layer {min(strange)!r}; there are {self.layers}")
 
     @property
     def longest(self) -> int:
@@ -146,7 +152,7 @@ class Encoder(LayerStack):
         x: Float[Array, "B T D"],
         real: Bool[Array, "B T"],
         keys: Array | None,
-    ) -> dict[str, Float[Array, "B T D"]]:
+    ) -> Ran:
         return _run_layers(self.spec, params, x, real, keys)
 
 
@@ -180,25 +186,27 @@ def _run_layers(
     x: Float[Array, "B T D"],
     real: Bool[Array, "B T"],
     keys: Array | None,
-) -> dict[str, Float[Array, "B T D"]]:
+) -> Ran:
     """Hidden state of every layer; of the last one only, where the scan need keep no others."""
     names = spec.hidden_names[1:]
     inner = None if keys is None else keys[1:-1]
     if not spec.stacked:
-        hidden = {}
+        hidden, weights = {}, {}
         for number, name in enumerate(names):
             key = None if inner is None else inner[number]
-            x = hidden[name] = _layer(spec, params[name], x, real, key)
-        return {**hidden, names[-1]: _finish(spec, params, x)}
+            x, weights[name] = _layer(spec, params[name], x, real, key)
+            hidden[name] = x
+        return {**hidden, names[-1]: _finish(spec, params, x)}, weights
     every = spec.outputs is None or not {*spec.outputs} <= {"embedding", names[-1]}
 
-    def step(x: Array, layer: tuple[Params, Array | None]) -> tuple[Array, Array | None]:
-        y = _layer(spec, layer[0], x, real, layer[1])
-        return y, (y if every else None)
+    def step(x: Array, layer: tuple[Params, Array | None]) -> tuple[Array, tuple]:
+        y, weights = _layer(spec, layer[0], x, real, layer[1])
+        return y, (y if every else None, weights if spec.attention else None)
 
-    x, states = jax.lax.scan(step, x, (params["layers"], inner))
+    x, (states, attended) = jax.lax.scan(step, x, (params["layers"], inner))
     hidden = {} if states is None else dict(zip(names, states, strict=True))
-    return {**hidden, names[-1]: _finish(spec, params, x)}
+    weights = {} if attended is None else dict(zip(names, attended, strict=True))
+    return {**hidden, names[-1]: _finish(spec, params, x)}, weights
 
 
 def _finish(spec: EncoderSpec, params: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -211,24 +219,26 @@ def _layer(
     x: Float[Array, "B T D"],
     real: Bool[Array, "B T"],
     key: Array | None,
-) -> Float[Array, "B T D"]:
+) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"]]:
     keys: Sequence[Array | None] = (None,) * 3 if key is None else jax.random.split(key, 3)
 
-    def attention(p: Params, x: Array) -> Array:
+    def attention(p: Params, x: Array) -> tuple[Array, Array]:
         return _attend(spec, p, x, real, keys[0])
 
-    def feed_forward(p: Params, x: Array) -> Array:
-        return dense(p["down"], ACTIVATIONS[spec.activation](dense(p["up"], x)))
+    def feed_forward(p: Params, x: Array) -> tuple[Array, None]:
+        return dense(p["down"], ACTIVATIONS[spec.activation](dense(p["up"], x))), None
 
     blocks = ((attention, params["attention"]), (feed_forward, params["feed_forward"]))
+    found = []
     for (block, p), dropped in zip(blocks, keys[1:], strict=True):
         if spec.pre_norm:
-            y = block(p, normalize(p["norm"], x, spec.norm_epsilon))
+            y, weights = block(p, normalize(p["norm"], x, spec.norm_epsilon))
             x = x + dropout(y, spec.dropout, dropped)
         else:
-            x = x + dropout(block(p, x), spec.dropout, dropped)
-            x = normalize(p["norm"], x, spec.norm_epsilon)
-    return x
+            y, weights = block(p, x)
+            x = normalize(p["norm"], x + dropout(y, spec.dropout, dropped), spec.norm_epsilon)
+        found.append(weights)
+    return x, found[0]
 
 
 def _attend(
@@ -237,8 +247,8 @@ def _attend(
     x: Float[Array, "B T D"],
     real: Bool[Array, "B T"],
     key: Array | None,
-) -> Float[Array, "B T D"]:
-    """Self-attention over the real pieces of each row.
+) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"]]:
+    """Self-attention over the real pieces of each row, and its probabilities before dropout.
 
     Three products were never slower than one with joined kernels.
     """
@@ -247,5 +257,5 @@ def _attend(
     )
     scale = (spec.width // spec.heads) ** -0.5
     allowed = real[:, None, None]
-    joined = attend(query, keys, values, allowed, scale=scale, rate=spec.dropout, rng=key)
-    return dense(params["output"], joined)
+    weights = attention_of(query, keys, allowed, scale=scale)
+    return dense(params["output"], mix(weights, values, spec.dropout, key)), weights

@@ -1,6 +1,6 @@
 """The transformer student: a small encoder, and projections to the teacher's width."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,13 +21,15 @@ class TransformerSpec:
     is to reproduce the first of them, the one below the second, its embeddings the last, if there
     are so many (XtremeDistilTransformers: all layers of the student, to the topmost of the
     teacher). Each has a linear projection of its own, and none if the widths are equal; all are of
-    no use after the distillation. ``source_width``: see ``models.bilstm.BiLSTMSpec``.
+    no use after the distillation. ``attends`` names likewise those whose attention it is to
+    reproduce. ``source_width``: see ``models.bilstm.BiLSTMSpec``.
     """
 
     encoder: EncoderSpec
     teacher_width: int = 768
     imitates: tuple[str, ...] = ("layer_12",)
     source_width: int = 0
+    attends: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.encoder.stacked:
@@ -37,6 +39,8 @@ class TransformerSpec:
                 f"a student of {self.encoder.layers} layers and embeddings can't imitate "
                 f"{len(self.imitates)} layers: {', '.join(self.imitates)}"
             )
+        if len(self.attends) > self.encoder.layers:
+            raise ValueError(f"a student of {self.encoder.layers} layers has no more attention")
 
     @property
     def projects(self) -> bool:
@@ -57,8 +61,10 @@ class TransformerStudent(Encoder):
     """The parameters of ``TransformerSpec``."""
 
     def __init__(self, spec: TransformerSpec, rngs: nnx.Rngs) -> None:
-        super().__init__(spec.encoder, rngs)
-        self.student, own = spec, spec.encoder
+        layers = spec.encoder.hidden_names[:0:-1]
+        own = replace(spec.encoder, attention=layers[: len(spec.attends)])
+        super().__init__(own, rngs)
+        self.student = spec
         if spec.projects:
             shapes = dense_shapes(own.width, spec.teacher_width)
             self.projection = initialize(
@@ -97,11 +103,15 @@ class TransformerStudent(Encoder):
         rows: Sharding | None = None,
     ) -> EncoderOutput:
         output = super().__call__(tokens, lengths, token_types, key=key, dtype=dtype, rows=rows)
-        own, hidden = reversed(self.spec.hidden_names), {}
+        own, hidden = self.spec.hidden_names[::-1], {}
         for name, imitated in zip(own, self.student.imitates, strict=False):
             states = output.hidden[name]
             if self.student.projects:
                 layer = {part: leaf[...] for part, leaf in self.projection[imitated].items()}
                 states = dense(layer, states.astype(dtype)).astype(jnp.float32)
             hidden[imitated] = states
-        return output._replace(hidden=hidden)
+        if not self.student.attends:
+            return output._replace(hidden=hidden)
+        pairs = zip(own, self.student.attends, strict=False)
+        attention = {imitated: output.attention[name] for name, imitated in pairs}
+        return output._replace(hidden=hidden, attention=attention)
