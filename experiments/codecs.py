@@ -60,7 +60,7 @@ def main(given: Arguments) -> None:
     corpus = load_corpus(chosen.data)
     teacher = prepare_teacher(session, corpus)
     text = encode_text(session, corpus, teacher)
-    online = OnlineTeacher(teacher.spec, teacher.params, text.kept, (teacher.layer,))
+    online = OnlineTeacher(teacher.spec, teacher.params, text.kept, teacher.layers)
     rows = np.random.default_rng(0).permutation(text.ours.rows)
     sampled = 1 + int(np.searchsorted(text.ours.lengths[rows].cumsum(), SAMPLED_PIECES))
     sample = states(online, text, rows[:sampled])

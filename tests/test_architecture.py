@@ -26,14 +26,15 @@ RANKS = {
     **dict.fromkeys(("report", "deploy"), 6),
     **dict.fromkeys(("experiment", "terminal"), 7),
     **dict.fromkeys(("session", "estimate"), 8),
-    **dict.fromkeys(("evaluation", "training", "counting", "classification"), 9),
+    **dict.fromkeys(("evaluation", "training", "counting", "classification", "alignment"), 9),
     "finetune": 10,
-    **dict.fromkeys(("student", "pretrain"), 11),
-    **dict.fromkeys(("pipeline", "sizing"), 12),
-    **dict.fromkeys(("quickstart", "planning"), 13),
-    "study": 14,
-    "cli": 15,
-    "__main__": 16,
+    **dict.fromkeys(("students", "pretrain"), 11),
+    "student": 12,
+    **dict.fromkeys(("pipeline", "sizing"), 13),
+    **dict.fromkeys(("quickstart", "planning"), 14),
+    "study": 15,
+    "cli": 16,
+    "__main__": 17,
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
 HOMES = {
@@ -42,7 +43,7 @@ HOMES = {
     "faker": ("data/synthetic.py",),
     "flax": ("models/",),
     "fsspec": ("bucket.py",),
-    "huggingface_hub": ("models/checkpoints.py",),
+    "huggingface_hub": ("models/hub.py",),
     "ml_dtypes": ("teacher/codec.py",),
     "optax": ("distill/",),
     # Its barriers are the public ones that don't keep the devices waiting.
@@ -57,7 +58,7 @@ HOMES = {
 }
 WITHOUT_JAX = (
     *("labels.py", "text.py", "files.py", "lazy.py", "data/", "deploy/"),
-    *("bucket.py", "storage.py"),
+    *("bucket.py", "storage.py", "models/hub.py"),
     # So that `xdistil plan` touches no device.
     *("experiment.py", "estimate.py", "chips.py", "distill/stages.py", "distill/strategies.py"),
 )

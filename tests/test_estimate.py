@@ -16,7 +16,6 @@ from xdistil_jax.estimate import (
     TeacherSizes,
     Text,
     estimate,
-    is_taught,
     stage_slots,
     trained_groups,
 )
@@ -124,7 +123,7 @@ def test_slots_of_a_stage():
     assert stage_slots(stage(1.0), counts(), 100) == 2 * 2000
     assert stage_slots(stage(0.5), counts(), 100) == 2 * 32000
     assert stage_slots(stage(1.0, min_steps=90), counts(), 100) == 9000
-    assert [is_taught(stage(share)) for share in (0.0, 0.5, 1.0)] == [True, True, False]
+    assert [stage(share).taught for share in (0.0, 0.5, 1.0)] == [True, True, False]
 
 
 def test_groups_of_a_stage():

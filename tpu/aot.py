@@ -33,7 +33,7 @@ from programs import TEACHERS, Plan, Program, make_plan, programs
 
 from xdistil_jax.chips import Chip, read_chip
 from xdistil_jax.cli import load_experiment
-from xdistil_jax.experiment import Experiment
+from xdistil_jax.experiment import STUDENTS, Experiment
 
 _GIB = 2**30
 # "Used 17.1G of 15.75G hbm", or "required for HLO temporaries (59.61G) exceeds ... HBM (15.75G)".
@@ -99,7 +99,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--topology", default="v5e:16x16", help="chip:shape, such as v5e:4x4 or v5p:2x2x1")
     add("--strategy", help="another one than the experiment's: D4.2, logit-ce, ...")
     add("--teacher", default="", choices=sorted(TEACHERS), help="sizes of a teacher, by name")
-    add("--student", default="bilstm", choices=("bilstm", "l6-h384"))
+    add("--student", default="", choices=STUDENTS, help="sizes of a student, by name")
     add(
         "--tensor-parallel",
         type=int,

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from xdistil_jax.alignment import Target, imitated_layers
 from xdistil_jax.data.batches import Buckets
 from xdistil_jax.distill.rates import abstract_hparams
 from xdistil_jax.distill.stages import Stage
@@ -26,16 +27,14 @@ from xdistil_jax.distill.step import (
     predict_call,
     train_call,
 )
-from xdistil_jax.distill.strategies import plan
-from xdistil_jax.experiment import Experiment, TeacherConfig
-from xdistil_jax.finetune import fine_tuning, layer_name, split_mesh
-from xdistil_jax.models.bilstm import BiLSTMSpec
+from xdistil_jax.experiment import STUDENTS, Experiment, TeacherConfig
+from xdistil_jax.finetune import fine_tuning, split_mesh
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec, read_spec
 from xdistil_jax.models.functional import Spec, abstract_params, build
-from xdistil_jax.models.transformer import TransformerSpec
 from xdistil_jax.sharding import batch_sharding, make_mesh, replicated
-from xdistil_jax.student import is_taught
+from xdistil_jax.students import StudentSpec
+from xdistil_jax.students import student_spec as make_student
 from xdistil_jax.teacher.build import batch_shapes
 from xdistil_jax.teacher.cache import CacheLookup
 from xdistil_jax.teacher.codec import find_codec
@@ -85,7 +84,7 @@ class Plan:
     teacher: AnySpec
     student: Spec
     stages: tuple[Stage, ...]
-    layer: str
+    layers: tuple[str, ...]
     dtype: str
     mesh: Mesh
     teacher_mesh: Mesh
@@ -121,26 +120,19 @@ def teacher_spec(config: TeacherConfig, name: str, classes: int) -> AnySpec:
     return replace(spec, layers=config.keep_layers) if config.keep_layers else spec
 
 
-def student_spec(experiment: Experiment, name: str, teacher: AnySpec, layer: str) -> Spec:
-    """The student by name (bilstm, l6-h384), as the experiment has it where it has one.
+def student_spec(experiment: Experiment, name: str, teacher: AnySpec) -> StudentSpec:
+    """The student as the experiment has it, or another one by name.
 
     Its vocabulary is the teacher's unless the experiment cuts it: that of the text is smaller.
     """
-    config = experiment.student
-    vocabulary = config.vocab_size or teacher.vocab_size
-    if name == "l6-h384":
-        length = experiment.teacher.max_length
-        own = EncoderSpec(
-            vocabulary, 384, 6, 12, 1536, positions=max(length, 16), token_types=0,
-            classes=teacher.classes, dropout=config.dropout, stacked=False,
-        )  # fmt: skip
-        return TransformerSpec(own, teacher.width, layer)
+    config = STUDENTS[name] if name else experiment.student
+    vocabulary = experiment.student.vocab_size or teacher.vocab_size
+    target = Target(teacher.width, imitated_layers(experiment.teacher, config, teacher))
+    length = experiment.teacher.max_length
+    spec = make_student(config, target, vocabulary, teacher.classes, length)
     own_width = getattr(teacher, "embedding_width", 0) or teacher.width
-    return BiLSTMSpec(
-        vocabulary, config.embed, config.hidden, teacher.width, teacher.classes,
-        config.projection, config.head_on, layer, config.dropout,
-        own_width if config.embedding == "projected" else 0,
-    )  # fmt: skip
+    projected = config.embedding == "projected" and not config.checkpoint
+    return replace(spec, source_width=own_width if projected else 0)
 
 
 def make_plan(
@@ -148,7 +140,7 @@ def make_plan(
     devices: Sequence[jax.Device],
     *,
     teacher: str = "",
-    student: str = "bilstm",
+    student: str = "",
     tensor_parallel: int | None = None,
     tokens_per_chip: int = 0,
     all_buckets: bool = False,
@@ -164,15 +156,13 @@ def make_plan(
     if experiment.ensemble.teachers or config.outputs:
         raise ValueError("only a run with one teacher, which is a model, can be compiled ahead")
     spec = teacher_spec(config, teacher, classes)
-    layer = layer_name(config, spec)
-    own = student_spec(experiment, student, spec, layer)
-    stages = experiment.plan()
-    if experiment.stages is None:
-        stages = plan(experiment.strategy, own.groups, experiment.tuning)
+    own = student_spec(experiment, student, spec)
+    layers = imitated_layers(config, STUDENTS[student] if student else experiment.student, spec)
+    stages = experiment.plan(own.groups)
     ways = config.tensor_parallel if tensor_parallel is None else tensor_parallel
     precision, mesh = experiment.run.precision, make_mesh(devices)
     return Plan(
-        experiment, spec, own, stages, layer, "bfloat16" if precision == "auto" else precision,
+        experiment, spec, own, stages, layers, "bfloat16" if precision == "auto" else precision,
         mesh, split_mesh(devices, ways) or mesh, ways > 0, tokens_per_chip, all_buckets, classes,
         words,
     )  # fmt: skip
@@ -187,9 +177,10 @@ def programs(planned: Plan) -> Iterator[Program]:
         stage = fine_tuning(config, spec)
         yield from _training(planned, model, stage, "fine-tuning", config.token_budget)
         yield from _evaluation(planned, model, "evaluation, teacher", config.token_budget)
-    if is_taught(stages):
+    taught = any(stage.taught for stage in stages)
+    if taught:
         yield from _cache_pass(planned)
-    lookup = CacheLookup((planned.layer,), _codec()) if is_taught(stages) else None
+    lookup = CacheLookup(planned.layers, _codec()) if taught else None
     model = Model(planned.student, lookup, planned.dtype, planned.mesh)
     first: dict[Any, Stage] = {}
     for stage in stages:
@@ -252,7 +243,7 @@ def _feed(planned: Plan, model: Model, rows: int, width: int) -> Feed:
     if model.lookup is not None:
         states = array(find_codec(_codec()).numbers.streamed, width, planned.teacher.width)
         logits = array(np.float16, width, planned.classes)
-        streamed = {"hidden": {planned.layer: states}, "logits": logits}
+        streamed = {"hidden": dict.fromkeys(planned.layers, states), "logits": logits}
     count = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(model.mesh))
     return Feed(batch, streamed, count)
 
@@ -292,9 +283,9 @@ def _evaluation(planned: Plan, model: Model, name: str, own: int) -> Iterator[Pr
 def _cache_pass(planned: Plan) -> Iterator[Program]:
     """The teacher's forward pass, at the widths that the cache is built with."""
     mesh, dtype = planned.teacher_mesh, planned.dtype
-    spec = replace(planned.teacher, outputs=(planned.layer,))
+    spec = replace(planned.teacher, outputs=planned.layers)
     model = Model(spec, None, dtype, mesh, planned.split)
-    options: dict[str, Any] = {"functional": build(model.student), "layers": (planned.layer,)}
+    options: dict[str, Any] = {"functional": build(model.student), "layers": planned.layers}
     options |= {"dtype": dtype, "rows": batch_sharding(mesh) if planned.split else None}
     own, per_octave = batch_shapes(mesh)
     widths = padded_widths(planned.experiment.teacher.max_length, per_octave=per_octave)

@@ -177,11 +177,6 @@ def trained_groups(stage: Stage) -> frozenset[str]:
     return frozenset(found or _GROUPS)
 
 
-def is_taught(stage: Stage) -> bool:
-    """Does the stage read what the teacher says?"""
-    return stage.labelled_fraction < 1
-
-
 def stage_slots(stage: Stage, counts: Counts, budget: int) -> float:
     """Slots of a stage that isn't stopped early."""
     share = stage.labelled_fraction
@@ -240,7 +235,7 @@ def estimate(
 
     tuned = [teacher for teacher in teachers if teacher.fine_tuned]
     phases = [_fine_tuning(experiment, counts, each, chip, chips) for each in tuned]
-    taught = any(is_taught(stage) for stage in stages)
+    taught = any(stage.taught for stage in stages)
     if taught:
         once = said(text.slots, CACHE_BATCH)
         phases.append(Phase("cache", text.slots, a_slot * text.slots, once))
@@ -249,7 +244,7 @@ def estimate(
         slots, groups = stage_slots(stage, counts, budget), trained_groups(stage)
         name = f"{number} {stage.name}"
         phases.append(_stage(name, slots, budget, groups, student, chip, chips))
-        inside += said(slots, budget) if is_taught(stage) else 0.0
+        inside += said(slots, budget) if stage.taught else 0.0
     return Estimate(
         tuple(phases),
         _cache_bytes(text.tokens if taught else 0, counts.classes, teachers),

@@ -18,6 +18,7 @@ from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule
 from xdistil_jax.distill.strategies import Recipe, Tuning, plan
 from xdistil_jax.labels import Decoding
+from xdistil_jax.models import hub
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Placement = Literal["auto", "resident", "streamed"]
@@ -39,9 +40,10 @@ class TeacherConfig:
     principal coordinates: ``pca-256`` so many, ``pca-0.99`` as many as hold that share of the
     energy. ``word_dropout`` hides whole pieces in training;
     ``min_f1`` is the dev F1 in percent under which nothing is distilled; ``cache`` is the id of the
-    one teacher cache that will do. ``tensor_parallel`` is for a teacher that is too large for one
-    device: 0 keeps it whole on each; n > 0 splits its parameters over all of them, and its heads
-    and feed-forward blocks n ways.
+    one teacher cache that will do. ``hidden_layers`` are the layers that the student imitates,
+    instead of ``layer``, where they are several (0: the embeddings). ``tensor_parallel`` is for a
+    teacher that is too large for one device: 0 keeps it whole on each; n > 0 splits its parameters
+    over all of them, and its heads and feed-forward blocks n ways.
     """
 
     checkpoint: str = ""
@@ -70,6 +72,7 @@ class TeacherConfig:
     seed: int = 0
     cache: str = ""
     tensor_parallel: int = 0
+    hidden_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,30 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """The student: sizes of the BiLSTM (section 3 of the paper), and how its embedding starts.
+    """The student: its sizes, and how its embedding starts.
+
+    A BiLSTM (section 3 of the paper) has ``embed``, ``hidden``, ``projection`` and ``head_on``; a
+    ``transformer`` has ``layers`` of ``width`` with ``heads`` and ``feed_forward`` (0: 4 × width).
 
     A teacher normalises its embeddings before it uses them, a BiLSTM does not: the SVD of its table
-    is brought to the standard deviation ``embedding_scale`` (0: left as it is). ``"projected"``
-    starts from the same table, and trains the projection from the teacher's as well as the rows.
+    is brought to the standard deviation ``embedding_scale`` (0: left as it is). A transformer does,
+    too: there the scale is in units of the deviation that its parameters start with; a table of its
+    own width is taken as it is. ``"projected"`` starts from the same table, and trains the
+    projection from the teacher's as well as the rows.
+
+    ``checkpoint`` is what the student starts from instead. A Hugging Face encoder of BERT's kind
+    (folder or hub name) brings its sizes (0: its own; fewer ``layers``: its lowest), its table and
+    its tokenizer. A run or student folder of ours, perhaps of another task, gives the parameters
+    that fit, the head where the tags are the same, and the rows of its pieces.
+
+    ``align``: of a transformer ``one`` layer, the last, imitates the teacher, or all of them and
+    the embeddings imitate the ``top`` layers, each by a projection of its own.
 
     The tokenizer is the teacher's, cut to the pieces of train and transfer text. ``vocab_size``
     keeps only the most frequent of them; ``tokenizer`` (folder, vocabulary file or hub name) is
-    another one, cut likewise. Then words are cut otherwise than the teacher cuts them, and what it
-    says is read at words: of their first piece, or the mean over all (``pool``).
+    another one, cut likewise (``teacher``: the teacher's, though the checkpoint has its own). Then
+    words are cut otherwise than the teacher cuts them, and what it says is read at words: of their
+    first piece, or the mean over all (``pool``).
 
     Of a teacher whose ``codec`` is PCA it imitates the ``"states"``, restored, or the
     ``"coordinates"`` themselves. Then its projection is only as wide as they are many. For a linear
@@ -122,14 +139,56 @@ class StudentConfig:
     pool: Literal["first", "mean"] = "first"
     imitate: Literal["states", "coordinates"] = "states"
     pooling: Literal["last", "max"] = "last"
+    kind: Literal["bilstm", "transformer"] = "bilstm"
+    layers: int = 0
+    width: int = 0
+    heads: int = 0
+    feed_forward: int = 0
+    checkpoint: str = ""
+    align: Literal["one", "top"] = "one"
+
+    @property
+    def depth(self) -> int:
+        """Layers of a transformer, which a checkpoint may have to tell.
+
+        Raises:
+            ValueError: if nothing tells, or the checkpoint is none of a transformer.
+        """
+        found = hub.depth(self.checkpoint) if self.checkpoint and not self.layers else self.layers
+        if found < 1:
+            raise ValueError(
+                f"student.layers is {found}: give a transformer layers, width and heads, take one "
+                "with --student l6-h384, or start from a checkpoint"
+            )
+        return found
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Patterns of its parameters from the top down, as far as they are known without data."""
+        if self.kind == "bilstm":
+            return ("head", "projection", "bilstm", "embed")
+        layers = (f"layer_{number}" for number in range(self.depth, 0, -1))
+        return ("head", "projection", *layers, "embed")
+
+
+def transformer(layers: int, width: int, heads: int, feed_forward: int) -> StudentConfig:
+    """A transformer student of these sizes."""
+    return StudentConfig(
+        kind="transformer", layers=layers, width=width, heads=heads, feed_forward=feed_forward,
+        dropout=0.1,
+    )  # fmt: skip
 
 
 STUDENTS: dict[str, StudentConfig] = {
     "tiny": StudentConfig(embed=50, hidden=200),
     "small": StudentConfig(embed=100, hidden=200),
     "base": StudentConfig(embed=300, hidden=600),
+    "l6-h256": transformer(6, 256, 8, 1024),
+    "l6-h384": transformer(6, 384, 12, 1536),
+    "l12-h384": transformer(12, 384, 12, 1536),
 }
-"""Sizes of the paper: 35× compression; the English runs of ours; its best student."""
+"""Sizes of the paper: 35× compression; the English runs of ours; its best student; and those of the
+three published checkpoints of XtremeDistilTransformers."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +239,8 @@ class Experiment:
     run: RunConfig = RunConfig()
     stages: tuple[Stage, ...] | None = None
 
-    def plan(self) -> tuple[Stage, ...]:
-        """The stages that will run.
+    def plan(self, groups: tuple[str, ...] | None = None) -> tuple[Stage, ...]:
+        """The stages that will run; ``groups`` are those of the student, where its spec is known.
 
         Raises:
             ValueError: for an unknown strategy, with the nearest names, or for a choice about words
@@ -189,7 +248,7 @@ class Experiment:
         """
         stages = self.stages
         if stages is None:
-            stages = plan(self.strategy, ("head", "projection", "bilstm", "embed"), self.tuning)
+            stages = plan(self.strategy, groups or self.student.groups, self.tuning)
         if self.data.task == "classification":
             _refuse_words(self, stages)
         return stages

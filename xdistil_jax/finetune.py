@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdistil_jax import files, hosts, storage
+from xdistil_jax.alignment import imitated_layers
 from xdistil_jax.classification import separated
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.spool import join
@@ -54,20 +55,6 @@ def choose_tokenizer(config: TeacherConfig, text: Sequence[Sentence]) -> Tokeniz
         words = {word for sentence in text[start : start + _CHUNK] for word in sentence.words}
         used[tokenizer.word_pieces(list(words))[0]] = True
     return cut_tokenizer(tokenizer, np.flatnonzero(used))[0]
-
-
-def layer_name(config: TeacherConfig, spec: AnySpec) -> str:
-    """The teacher's layer that the student imitates.
-
-    Raises:
-        ValueError: if the teacher has no such layer.
-    """
-    number = config.layer or spec.layers
-    if not 1 <= number <= spec.layers:
-        raise ValueError(
-            f"teacher.layer is {number}; the teacher has layers 1 to {spec.layers} (0: the last)"
-        )
-    return f"layer_{number}"
 
 
 def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensemble:
@@ -150,7 +137,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     run_ = experiment.run
     # What is read of it later, and how that is stored, changes nothing of the teacher.
     made = {**settings(config), "layer": 0}
-    del made["codec"]
+    del made["codec"], made["hidden_layers"]
     identity = hash8(
         made, run_.temperature, run_.buckets, run_.shards, run_.steps_per_call, run_.decoding,
         session.dtype, checkpoint_identity(config.checkpoint), train.identity,
@@ -182,8 +169,8 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     # How it was regularised in training changes nothing of what it says.
     identity = identify_teacher(replace(spec, dropout=0.0), params)
     return Trained(
-        spec, params, tokenizer, corpus.tagset, length, identity, folder, layer_name(config, spec),
-        config.codec, split_over,
+        spec, params, tokenizer, corpus.tagset, length, identity, folder,
+        imitated_layers(config, experiment.student, spec), config.codec, split_over,
     )  # fmt: skip
 
 

@@ -28,8 +28,9 @@ Say = Callable[[str], None]
 class Trained:
     """A teacher or a student, ready to tag; ``folder`` is where its scores are kept.
 
-    ``layer`` is the one that students of this teacher imitate, ``codec`` how it is cached. ``mesh``
-    is the one over which its parameters are split (None: they are whole on every device).
+    ``layers`` are those that students of this teacher imitate, from the top down, ``codec`` is how
+    they are cached. ``mesh`` is the one over which its parameters are split (None: they are whole
+    on every device).
     """
 
     spec: Spec
@@ -39,7 +40,7 @@ class Trained:
     max_length: int
     fingerprint: str = ""
     folder: Path | None = None
-    layer: str = ""
+    layers: tuple[str, ...] = ()
     codec: str = "bf16"
     mesh: Mesh | None = None
 

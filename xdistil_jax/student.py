@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xdistil_jax import files, hosts, storage, trees
+from xdistil_jax.alignment import find_target
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
 from xdistil_jax.data.spool import join
@@ -21,19 +22,26 @@ from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import can_tag, check_teacher
 from xdistil_jax.experiment import Experiment, hash8, settings
-from xdistil_jax.finetune import transplant
+from xdistil_jax.finetune import checkpoint_identity, transplant
 from xdistil_jax.labels import ClassSet, Labels
-from xdistil_jax.models.bilstm import BiLSTMSpec
-from xdistil_jax.models.embeddings import join_embedding, start_embedding
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.sharding import fetched
+from xdistil_jax.students import (
+    StudentSpec,
+    deployed,
+    own_tokenizer,
+    read_spec,
+    start_student,
+    student_spec,
+)
 from xdistil_jax.teacher.anchor import anchor
+from xdistil_jax.teacher.attention import AttentiveTeacher
 from xdistil_jax.teacher.build import build_cache
-from xdistil_jax.teacher.ensemble import LAYER, combine
+from xdistil_jax.teacher.ensemble import combine
 from xdistil_jax.teacher.manifest import CacheSettings
 from xdistil_jax.teacher.outputs import anchor_outputs
-from xdistil_jax.teacher.source import Teacher
+from xdistil_jax.teacher.source import OnlineTeacher, Teacher
 from xdistil_jax.training import train_plan
 from xdistil_jax.types import Params
 
@@ -63,8 +71,7 @@ def encode_text(session: Session, corpus: Corpus, teacher: Teaching) -> Text:
     def encoded(tokenizer: Tokenizer) -> EncodedStore:
         return session.encode(sentences, tokenizer, corpus.tagset, max_length=teacher.max_length)
 
-    same = isinstance(teacher, Trained) and not config.tokenizer
-    given = teacher.tokenizer if same else _own_tokenizer(session, sentences)
+    given, same = _tokenizer(session, sentences, teacher)
     ours = encoded(given)
     counts = piece_counts([ours], given.vocab_size)
     used = np.flatnonzero(counts)
@@ -77,11 +84,17 @@ def encode_text(session: Session, corpus: Corpus, teacher: Teaching) -> Text:
     return Text(sentences, ours, *rows, tokenizer, kept if same else None)
 
 
-def _own_tokenizer(session: Session, sentences: Iterable[Sentence]) -> Tokenizer:
-    """The one that was asked for, or one trained on the text."""
-    if name := session.experiment.student.tokenizer:
-        return load_tokenizer(name)
-    return train_tokenizer(sentences, session.experiment.teacher.vocab_size)
+def _tokenizer(
+    session: Session, sentences: Iterable[Sentence], teacher: Trained | Given
+) -> tuple[Tokenizer, bool]:
+    """The one that was asked for, or one trained on the text; and is it the teacher's?"""
+    theirs = teacher.tokenizer if isinstance(teacher, Trained) else None
+    if name := own_tokenizer(session.experiment.student):
+        own = load_tokenizer(name)
+        return own, theirs is not None and own.fingerprint == theirs.fingerprint
+    if theirs is not None:
+        return theirs, True
+    return train_tokenizer(sentences, session.experiment.teacher.vocab_size), False
 
 
 def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
@@ -101,13 +114,13 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
     )
     wanted = CacheSettings(
         teacher=teacher.fingerprint, tokenizer=teacher.tokenizer.fingerprint,
-        layers=(teacher.layer,), max_length=teacher.max_length, codec=teacher.codec,
+        layers=teacher.layers, max_length=teacher.max_length, codec=teacher.codec,
         dtype=session.dtype,
     )  # fmt: skip
     with session.timed("cache"):
         cache = build_cache(
             session.caches, theirs, np.arange(theirs.rows),
-            build(replace(teacher.spec, outputs=(teacher.layer,))), teacher.params, wanted,
+            build(replace(teacher.spec, outputs=teacher.layers)), teacher.params, wanted,
             mesh=teacher.mesh or session.mesh, say=session.say,
             only=session.experiment.teacher.cache or None,
         )  # fmt: skip
@@ -117,11 +130,6 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
         return cache
     pool = session.experiment.student.pool
     return anchor(cache, theirs, text.ours, pool=pool, folder=session.encoded)
-
-
-def is_taught(stages: tuple[Stage, ...]) -> bool:
-    """Does any stage learn from the teacher, and not from labels alone?"""
-    return any(stage.labelled_fraction < 1 for stage in stages)
 
 
 def _same_rows(theirs: EncodedStore, ours: EncodedStore, kept: Int[np.ndarray, "V"]) -> bool:
@@ -140,29 +148,29 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     """
     experiment, config = session.experiment, session.experiment.student
     text = encode_text(session, corpus, teacher)
-    stages = experiment.plan()
-    width, layer = _imitated(session, teacher, stages)
-    spec = BiLSTMSpec(
-        text.tokenizer.vocab_size, config.embed, config.hidden, width,
-        len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
+    target = find_target(session.experiment, teacher)
+    spec = student_spec(
+        config, target, text.tokenizer.vocab_size, len(corpus.tagset), text.ours.max_length,
         pool=config.pooling if isinstance(corpus.tagset, ClassSet) else "none",
     )  # fmt: skip
+    stages = experiment.plan(spec.groups)
     dev = session.encode(corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length)
     identity = hash8(
-        config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
+        config, list(stages), experiment.run, target, session.dtype, teacher.fingerprint,
         experiment.teacher.codec, text.ours.identity, dev.identity,
+        checkpoint_identity(config.checkpoint),
     )  # fmt: skip
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"
     session.refuse_other(folder)
     session.look_up(folder, "student")
     if not hosts.primarys((folder / "student").is_dir()):
-        if can_tag(teacher) and is_taught(stages):
+        if can_tag(teacher) and any(stage.taught for stage in stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
         spec, params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
         save = partial(
-            save_bundle, folder / "student", kind="bilstm", sizes=asdict(spec),
+            save_bundle, folder / "student", kind=config.kind, sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
             tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=text.ours.max_length,
             decoding=experiment.run.decoding,
@@ -171,8 +179,8 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
         storage.settle(folder / "student")
     bundle = load_bundle(folder / "student")
     return folder, Trained(
-        BiLSTMSpec(**bundle.sizes), trees.unflatten(bundle.weights), text.tokenizer,
-        corpus.tagset, text.ours.max_length, folder=folder,
+        read_spec(bundle), trees.unflatten(bundle.weights), text.tokenizer, corpus.tagset,
+        text.ours.max_length, folder=folder,
     )  # fmt: skip
 
 
@@ -180,36 +188,12 @@ def _lead(teacher: Teaching) -> Trained | Given:
     return teacher.lead if isinstance(teacher, Ensemble) else teacher
 
 
-def _imitated(session: Session, teacher: Teaching, stages: tuple[Stage, ...]) -> tuple[int, str]:
-    """Width and name of the layer whose states the student is to reproduce.
-
-    Raises:
-        ValueError: if the plan asks for states of outputs that have none.
-    """
-    if isinstance(teacher, Ensemble):
-        config = session.experiment.ensemble
-        if config.states == "first":
-            return _imitated(session, teacher.lead, stages)
-        widths = [_imitated(session, member, stages)[0] for member in teacher.members]
-        return config.width or sum(widths), LAYER
-    if isinstance(teacher, Trained):
-        return teacher.spec.width, teacher.layer
-    outputs = teacher.outputs
-    asks = [stage.name for stage in stages if any(t.loss.startswith("repr") for t in stage.terms)]
-    if asks and not outputs.width:
-        raise ValueError(
-            f"stage {asks[0]!r} needs hidden states, and teacher.outputs holds logits only: take "
-            "logit-ce or D1, or write the states, too"
-        )
-    return outputs.width or session.experiment.teacher.width, outputs.layer
-
-
 def _start_table(
     session: Session, text: Text, teacher: Teaching
 ) -> Float[np.ndarray, "V D"] | None:
     """The teacher's rows for the student's pieces; None where there is no teacher's table."""
-    teacher = _lead(teacher)
-    if isinstance(teacher, Given) or session.experiment.student.embedding == "random":
+    teacher, config = _lead(teacher), session.experiment.student
+    if isinstance(teacher, Given) or config.checkpoint or config.embedding == "random":
         return None
     table = fetched(teacher.params["embed"]["table"])
     if text.kept is not None:
@@ -218,9 +202,10 @@ def _start_table(
     return transplant(table, teacher.tokenizer, text.tokenizer, key)
 
 
-def _write_plan(folder: Path, experiment: Experiment, params: Params) -> None:
+def _write_plan(
+    folder: Path, experiment: Experiment, stages: tuple[Stage, ...], params: Params
+) -> None:
     """config.json, and plan.txt with the mask of each stage."""
-    stages = experiment.plan()
     folder.mkdir(parents=True, exist_ok=True)
     files.write_atomic(folder / "config.json", json.dumps(settings(experiment), indent=2))
     masks = (f"{s.name}\n{trees.describe(trees.mask(params, s.trainable))}" for s in stages)
@@ -230,37 +215,66 @@ def _write_plan(folder: Path, experiment: Experiment, params: Params) -> None:
 def _train_student(
     session: Session,
     folder: Path,
-    spec: BiLSTMSpec,
+    spec: StudentSpec,
     text: Text,
     dev: EncodedStore,
     tagset: Labels,
     teacher: Teaching,
-) -> tuple[BiLSTMSpec, Params]:
-    """The trained parameters, and the sizes that they were trained with."""
+) -> tuple[StudentSpec, Params]:
+    """The trained student, as it is deployed."""
     experiment = session.experiment
-    stages = experiment.plan()
-    config, table = experiment.student, _start_table(session, text, teacher)
-    cache = cache_teacher(session, text, teacher) if is_taught(stages) else None
+    config, stages = experiment.student, experiment.plan(spec.groups)
+    taught = any(stage.taught for stage in stages)
+    cache = cache_teacher(session, text, teacher) if taught else None
     if cache is not None and config.imitate == "coordinates":
-        spec = replace(spec, teacher_width=_width(cache, spec.imitates))
-    deployed = spec
-    projected = table is not None and config.embedding == "projected"
-    if projected:
-        spec = replace(spec, source_width=table.shape[1])
-    params = build(spec).init(jax.random.key(experiment.run.seed))
-    hosts.once(partial(_write_plan, folder, experiment, params))
-    if table is not None:
-        params = start_embedding(params, table, scale=config.embedding_scale, projected=projected)
+        spec = replace(spec, teacher_width=_width(cache))
+        stages = experiment.plan(spec.groups)
+    if cache is not None and (attends := getattr(spec, "attends", ())):
+        cache = _attentive(session, text, teacher, cache, attends)
+    spec, params = start_student(
+        config, spec, text.tokenizer, tagset, _start_table(session, text, teacher),
+        key=jax.random.key(experiment.run.seed), say=session.say,
+    )  # fmt: skip
+    hosts.once(partial(_write_plan, folder, experiment, stages, params))
     with session.timed("student"):
         params = train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,
             labelled=text.labelled, transfer=text.transfer, teacher=cache,
             budget=experiment.run.token_budget, seed=experiment.run.seed,
         ).params  # fmt: skip
-    return deployed, join_embedding(jax.tree.map(np.asarray, params))
+    return deployed(spec, params)
 
 
-def _width(teacher: Teacher, layer: str) -> int:
-    """Of what ``teacher`` gives of a layer."""
+def _attentive(
+    session: Session, text: Text, teacher: Trained, cache: Teacher, layers: tuple[str, ...]
+) -> AttentiveTeacher:
+    """The cache, and the attention of ``layers`` from the teacher in the step.
+
+    Raises:
+        ValueError: if student and teacher cut words differently.
+    """
+    if text.kept is None or cache.words_only:
+        raise ValueError(
+            "attention is compared piece by piece, but student and teacher cut words differently: "
+            "leave student.tokenizer and student.vocab_size alone, or the attention loss out"
+        )
+    spec = replace(teacher.spec, outputs=(), attention=layers)
+    online = OnlineTeacher(spec, teacher.params, text.kept, (), session.dtype)
+    return AttentiveTeacher(cache, online)
+
+
+def _width(teacher: Teacher) -> int:
+    """Of what ``teacher`` gives of each layer.
+
+    Raises:
+        ValueError: if the layers have different ones.
+    """
     nothing = teacher.stream(np.array([-1]), 1)
-    return teacher.lookup(teacher.arrays, nothing, None).hidden[layer].shape[-1]
+    hidden = teacher.lookup(teacher.arrays, nothing, None).hidden
+    widths = sorted({states.shape[-1] for states in hidden.values()})
+    if len(widths) > 1:
+        raise ValueError(
+            f"student.imitate is coordinates, but the layers have {widths[0]} to {widths[-1]} of "
+            "them: take a teacher.codec that keeps as many of each, such as pca-256"
+        )
+    return widths[0]

@@ -49,12 +49,13 @@ class EncoderOutput(NamedTuple):
 
     ``hidden`` maps a layer name (``embedding``, ``layer_1`` … ``layer_L``) to states; a student
     gives its states already projected to the teacher's width, under the name of the teacher's
-    layer that they imitate.
+    layer that they imitate, and its attention likewise. ``attention`` has, where it was asked for,
+    the probabilities of each of H heads: [b, h, t, u] is what piece t makes of piece u.
     """
 
     hidden: dict[str, Float[Array, "B T D"]]
     logits: Float[Array, "B T C"]
-    attention: dict[str, Float[Array, "B L T T"]] | None = None
+    attention: dict[str, Float[Array, "B H T T"]] | None = None
 
 
 class Mean(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.readers import PAIR, UNDETERMINED
 from xdistil_jax.deploy.bundle import Bundle, BundleError
-from xdistil_jax.deploy.tagger import find_bundle, word_logits
+from xdistil_jax.deploy.tagger import LOGITS, find_bundle, word_logits
 from xdistil_jax.labels import ClassSet
 from xdistil_jax.text import words_of
 
@@ -25,9 +25,10 @@ class Classifier:
     """A deployed student of whole texts."""
 
     def __init__(self, bundle: Bundle) -> None:
-        if bundle.kind != "bilstm":
+        if bundle.kind not in LOGITS:
+            kinds = ", ".join(LOGITS)
             raise BundleError(
-                f"a student of kind {bundle.kind!r}: this version classifies with bilstm"
+                f"a student of kind {bundle.kind!r}: this version classifies with {kinds}"
             )
         if not isinstance(bundle.tagset, ClassSet):
             raise BundleError("this student tags words: take Tagger (tag)")

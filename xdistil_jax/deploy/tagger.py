@@ -11,6 +11,7 @@ from xdistil_jax import storage
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode_in_memory, stitch
 from xdistil_jax.deploy.bundle import Bundle, BundleError, load_bundle
+from xdistil_jax.deploy.transformer import transformer_logits
 from xdistil_jax.labels import ClassSet, spans
 from xdistil_jax.text import split_words
 
@@ -30,8 +31,9 @@ class Tagger:
     """A deployed student."""
 
     def __init__(self, bundle: Bundle) -> None:
-        if bundle.kind != "bilstm":
-            raise BundleError(f"a student of kind {bundle.kind!r}: this version tags with bilstm")
+        if bundle.kind not in LOGITS:
+            kinds = ", ".join(LOGITS)
+            raise BundleError(f"a student of kind {bundle.kind!r}: this version tags with {kinds}")
         if isinstance(bundle.tagset, ClassSet):
             raise BundleError("this student classifies whole texts: take Classifier (predict)")
         self.bundle = bundle
@@ -88,7 +90,7 @@ def word_logits(bundle: Bundle, sentences: Sequence[Sentence]) -> list[Float[np.
     )
     logits = np.empty((len(store.tokens), len(bundle.tagset)), np.float32)
     for rows, tokens, lengths in _batches(store.lengths, store.offsets, store.tokens):
-        found = bilstm_logits(bundle, tokens, lengths)
+        found = LOGITS[bundle.kind](bundle, tokens, lengths)
         for start, line, length in zip(store.offsets[rows], found, lengths, strict=True):
             logits[start : start + length] = line[:length]
     return stitch(store, logits)
@@ -162,3 +164,6 @@ def _lstm(
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+LOGITS = {"bilstm": bilstm_logits, "transformer": transformer_logits}

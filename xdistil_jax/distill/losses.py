@@ -146,6 +146,31 @@ def _kl(student: Float[Array, "B T C"], teacher: Float[Array, "B T C"]) -> Float
     return jnp.sum(jnp.exp(log_t) * (log_t - jax.nn.log_softmax(student)), axis=-1)
 
 
+def attention(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> Mean:
+    """Mean over pairs of real pieces of a row of (aˢ − aᵗ)², over heads and the teacher's layers.
+
+    On probabilities, head by head (XtremeDistilTransformers). Where student and teacher have
+    different numbers of heads, the means over their heads are compared instead.
+    """
+    mask = batch.repr_mask
+    pairs = mask[:, :, None] & mask[:, None, :]
+    each = [
+        _over_heads(student.attention[name], theirs, pairs)
+        for name, theirs in teacher.attention.items()
+    ]
+    return Mean.of(sum(each[1:], each[0]) / len(each), pairs)
+
+
+def _over_heads(
+    student: Float[Array, "B H T T"], teacher: Float[Array, "B H2 T T"], pairs: Bool[Array, "B T T"]
+) -> Float[Array, "B T T"]:
+    both = [student, teacher]
+    if student.shape[1] != teacher.shape[1]:
+        both = [jnp.mean(each, axis=1, keepdims=True) for each in both]
+    mine, its = (jnp.where(pairs[:, None], each, 0.0) for each in both)
+    return jnp.mean((mine - its) ** 2, axis=1)
+
+
 def cross_entropy(student: EncoderOutput, teacher: EncoderOutput | None, batch: Batch) -> Mean:
     """Mean over labelled first pieces of −log p(label) (equation 2)."""
     log_p = jax.nn.log_softmax(_kept(student.logits, batch.label_mask))
@@ -167,4 +192,5 @@ LOSSES: dict[Loss, LossFunction] = {
     "logit_kl": logit_kl,
     "ce": cross_entropy,
     "mlm": masked_language_model,
+    "attention": attention,
 }

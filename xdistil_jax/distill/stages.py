@@ -15,7 +15,7 @@ LogitLoss = Literal[
     "logit_log_prob",
     "logit_log_prob_all",
 ]
-Loss = Literal[ReprLoss, LogitLoss, "logit_kl", "ce", "mlm"]
+Loss = Literal[ReprLoss, LogitLoss, "logit_kl", "ce", "mlm", "attention"]
 Decay = Literal["cosine", "linear", "constant", "restarts", "exponential"]
 Watch = Literal["auto", "transfer_loss", "dev_f1"]
 Unfreezing = Literal["top_down", "bottom_up", "coarse", "at_once"]
@@ -122,6 +122,11 @@ class Stage:
         """What is static; every number of the stage is traced instead."""
         losses = tuple(term.loss for term in self.terms)
         return Program(losses, self.trainable, self.schedule.decay)
+
+    @property
+    def taught(self) -> bool:
+        """Does it learn from the teacher, and not from labels alone?"""
+        return self.labelled_fraction < 1
 
     @property
     def watched(self) -> Literal["transfer_loss", "dev_f1"]:

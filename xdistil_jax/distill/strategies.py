@@ -40,7 +40,8 @@ class Tuning:
     """Every number of a strategy: what the paper varies and what it leaves unsaid.
 
     ``partial`` is the share of the epochs that the earlier steps of gradual unfreezing get;
-    α, β, γ weigh cross-entropy, representation and logits in joint stages (equation 7).
+    α, β, γ weigh cross-entropy, representation and logits in joint stages (equation 7);
+    ``attention`` > 0 is the weight of that loss beside the representations (transformers only).
 
     ``repr_loss``: mean squared error, KL of the softmax, 1 − cosine, or KL without normalisation as
     the first version of the code has it (degenerate: see ``losses.representation_kld_keras``).
@@ -67,6 +68,7 @@ class Tuning:
     unfreezing: Unfreezing = "top_down"
     unfreeze_repr: bool = False
     fresh_head: bool = False
+    attention: float = 0.0
 
 
 def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, tuple[Stage, ...]]:
@@ -87,13 +89,14 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
     def gradually(whole: Stage) -> tuple[Stage, ...]:
         return unfreeze(whole, whole.trainable, partial=t.partial, order=t.unfreezing)
 
-    repr_ = stage("repr", t.repr, Term(t.repr_loss), labelled=0.0, top=1)
+    attention = (Term("attention", t.attention),) * bool(t.attention)
+    repr_ = stage("repr", t.repr, Term(t.repr_loss), *attention, labelled=0.0, top=1)
     logit = stage("logit", t.logit, Term(t.logit_loss), labelled=0.0)
     kl = stage("kl", t.kl, Term("logit_kl"), labelled=0.0)
     ce = stage("ce", t.ce, Term("ce"), labelled=1.0)
     joint_terms = (Term("ce", t.alpha), Term(t.logit_loss, t.gamma))
     joint = stage("joint", t.joint, *joint_terms, labelled=t.labelled_fraction)
-    all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta)))
+    all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta), *attention))
     # A head that has learned logits goes on or makes room; before that there is nothing to renew.
     last = replace(ce, fresh=groups[:1] if t.fresh_head else ())
     first = gradually(repr_) if t.unfreeze_repr else (repr_,)

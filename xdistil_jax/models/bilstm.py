@@ -23,7 +23,8 @@ from xdistil_jax.types import EncoderOutput
 class BiLSTMSpec:
     """Sizes of the student (section 3 of the paper).
 
-    ``imitates`` names the teacher's layer whose states the projection is to reproduce; the head
+    ``imitates`` names the teacher's layer whose states the projection is to reproduce, ``also``
+    others, each with a projection of its own that is of no use after the distillation; the head
     reads the projected vector, as the paper's parameter counts show (``head_on="projection"``), or
     the BiLSTM's states (equations 1 and 3 as printed).
 
@@ -48,6 +49,7 @@ class BiLSTMSpec:
     dropout: float = 0.2
     source_width: int = 0
     pool: Literal["none", "last", "max"] = "none"
+    also: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -61,7 +63,8 @@ class BiLSTMSpec:
 def parameter_count(spec: BiLSTMSpec) -> int:
     """V·E + 2·4·(E·H + H² + H) + (2H·D + D) + (D·C + C): reproduces the sizes of Table 16.
 
-    As deployed: without the teacher's table that a factored embedding is trained with.
+    As deployed: without the teacher's table that a factored embedding is trained with, and without
+    projections to other layers.
     """
     V, E, H = spec.vocab_size, spec.embed, spec.hidden
     D, C = spec.teacher_width, spec.classes
@@ -92,6 +95,8 @@ class BiLSTMStudent(nnx.Module):
             bias=nnx.Param(bias),
         )
         self.projection = _dense(rngs, 2 * H, D)
+        for name in spec.also:
+            self.projection[name] = _dense(rngs, 2 * H, D)
         head_width = D if spec.head_on == "projection" else 2 * H
         self.head = _dense(rngs, head_width, spec.classes)
 
@@ -119,15 +124,16 @@ class BiLSTMStudent(nnx.Module):
             pooled = pool_states(states, real, spec.pool)
             states = jnp.concatenate([pooled[:, None], states[:, 1:]], axis=1)
         states = dropout(states, spec.dropout, keys[1])
-        projected = _apply_dense(self.projection, states)
+        projections = {spec.imitates: self.projection, **{n: self.projection[n] for n in spec.also}}
+        hidden = {name: _apply_dense(layer, states) for name, layer in projections.items()}
         if spec.projection == "gelu":
-            projected = jax.nn.gelu(projected, approximate=True)
-        top = projected if spec.head_on == "projection" else states
+            hidden = {n: jax.nn.gelu(each, approximate=True) for n, each in hidden.items()}
+        top = hidden[spec.imitates] if spec.head_on == "projection" else states
         top = top if spec.pool == "none" else top[:, :1]
         logits = _apply_dense(self.head, dropout(top, spec.dropout, keys[2]))
         logits = jnp.pad(logits, ((0, 0), (0, tokens.shape[1] - logits.shape[1]), (0, 0)))
         return EncoderOutput(
-            {spec.imitates: projected.astype(jnp.float32)}, logits.astype(jnp.float32)
+            {n: each.astype(jnp.float32) for n, each in hidden.items()}, logits.astype(jnp.float32)
         )
 
 

@@ -15,9 +15,10 @@ from xdistil_jax.files import write_atomic
 from xdistil_jax.models import families
 from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.functional import abstract_params
+from xdistil_jax.models.hub import CheckpointError, find_folder, read_config
 from xdistil_jax.models.layers import unstack_layers
 from xdistil_jax.models.modernbert import ModernBertSpec
-from xdistil_jax.models.tensors import CheckpointError, read_folder, write_tensors
+from xdistil_jax.models.tensors import read_folder, write_tensors
 from xdistil_jax.trees import leaves, unflatten
 from xdistil_jax.types import Params
 
@@ -111,7 +112,7 @@ def read_config_spec(
         CheckpointError: naming the file, or the name that the hub doesn't have.
     """
     path = find_folder(name_or_folder, revision, ("config.json",)) / "config.json"
-    config = _read_config(path)
+    config = read_config(path)
     try:
         return families.read_spec(config, classes)
     except ValueError as error:
@@ -156,7 +157,7 @@ def _read_spec(
     folder: Path, classes: int | None, labels: Sequence[str] | None
 ) -> tuple[AnySpec, dict[str, tuple[int, ...]], tuple[str, ...] | None]:
     """The unstacked encoder in a folder, its leaves' shapes, and its head's labels if they fit."""
-    config = _read_config(folder / "config.json")
+    config = read_config(folder / "config.json")
     own = _head_labels(config, classes, labels)
     if classes is None and own is None:
         raise CheckpointError(
@@ -221,52 +222,6 @@ def plain_name(name: str, prefix: str) -> str:
     """Tensor names as of today and without the prefix: BERT's first files say gamma and beta."""
     name = name.removeprefix(prefix)
     return name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")
-
-
-def find_folder(
-    name_or_folder: str | Path,
-    revision: str | None,
-    patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt"),
-) -> Path:
-    """A local folder, or the hub's snapshot of a name, as far as ``patterns`` go.
-
-    Raises:
-        CheckpointError: if there is neither.
-    """
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        return folder
-    name = str(name_or_folder)
-    if isinstance(name_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise CheckpointError(
-            f"there is no folder {name}: give a folder with config.json and model.safetensors, "
-            "or a name on the Hugging Face hub"
-        )
-    try:
-        import huggingface_hub
-
-        wanted = list(patterns)
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
-        )
-    except Exception as error:  # the hub's client raises its own, the HTTP library's and OS errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{name!r} is no folder here, and the Hugging Face hub didn't give it ({reason}): "
-            "check name and network, or give a local folder"
-        ) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}: a checkpoint folder needs one")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no valid JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
-    return config
 
 
 def _check(

@@ -19,7 +19,7 @@ from xdistil_jax.models.layers import (
     normalize,
     split_heads,
 )
-from xdistil_jax.models.stack import LayerStack
+from xdistil_jax.models.stack import LayerStack, Ran
 from xdistil_jax.types import Params
 
 
@@ -149,8 +149,8 @@ class Deberta(LayerStack):
         x: Float[Array, "B T D"],
         real: Bool[Array, "B T"],
         keys: Array | None,
-    ) -> dict[str, Float[Array, "B T D"]]:
-        return _run_layers(self.spec, params, x, real, keys)
+    ) -> Ran:
+        return _run_layers(self.spec, params, x, real, keys), {}
 
 
 def _embed(

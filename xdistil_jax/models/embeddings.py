@@ -43,8 +43,9 @@ def start_embedding(
     start = table @ directions
     factor = np.float32(scale / start.std() if scale else 1.0)
     if not projected:
-        return {**params, "embed": {"table": start * factor}}
-    embed = {"table": np.zeros_like(start), "projection": directions * factor}
+        return {**params, "embed": {**params["embed"], "table": start * factor}}
+    factored = {"table": np.zeros_like(start), "projection": directions * factor}
+    embed = {**params["embed"], **factored}
     return {**params, "embed": embed, "source": {"table": np.asarray(table, np.float32)}}
 
 
@@ -52,7 +53,7 @@ def join_embedding(params: Params) -> Params:
     """The same student with one table: source @ projection + table."""
     if "source" not in params:
         return params
-    embed, source = params["embed"], params["source"]["table"]
-    joined = np.asarray(source) @ np.asarray(embed["projection"]) + np.asarray(embed["table"])
+    embed, source = dict(params["embed"]), params["source"]["table"]
+    joined = np.asarray(source) @ np.asarray(embed.pop("projection")) + np.asarray(embed["table"])
     others = {name: tree for name, tree in params.items() if name != "source"}
-    return {**others, "embed": {"table": joined}}
+    return {**others, "embed": {**embed, "table": joined}}

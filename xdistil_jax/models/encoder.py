@@ -12,14 +12,15 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from xdistil_jax.models.functional import dropout
 from xdistil_jax.models.layers import (
     ACTIVATIONS,
-    attend,
+    attention_of,
     dense,
     dense_shapes,
+    mix,
     norm_shapes,
     normalize,
     split_heads,
 )
-from xdistil_jax.models.stack import LayerStack
+from xdistil_jax.models.stack import LayerStack, Ran
 from xdistil_jax.types import Params
 
 
@@ -41,6 +42,7 @@ class EncoderSpec:
     ``separator`` is the number of [SEP], where rows may hold two texts: what stands behind the
     first one is of the second type, as no text spells a special piece (-1: one type). ``pooler``:
     the head is that of BERT's sequence classifiers, tanh of a dense layer before the last one.
+    ``attention`` names the layers whose attention, as probabilities, is returned.
     """
 
     vocab_size: int
@@ -65,6 +67,7 @@ class EncoderSpec:
     pre_norm: bool = False
     separator: int = -1
     pooler: bool = False
+    attention: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -78,6 +81,8 @@ class EncoderSpec:
                 raise ValueError(
                     f"outputs: no hidden state {name!r}; there are {', '.join(self.hidden_names)}"
                 )
+        if strange := set(self.attention) - set(self.hidden_names[1:]):
+            raise ValueError(f"attention: no layer {min(strange)!r}; there are {self.layers}")
 
     @property
     def longest(self) -> int:
@@ -147,7 +152,7 @@ class Encoder(LayerStack):
         dtype: DTypeLike,
         key: Array | None,
     ) -> Float[Array, "B T D"]:
-        return _embed(self.spec, params, tokens, token_types, dtype, key)
+        return embed(self.spec, params, params["table"][tokens], token_types, dtype, key)
 
     def run_layers(
         self,
@@ -155,7 +160,7 @@ class Encoder(LayerStack):
         x: Float[Array, "B T D"],
         real: Bool[Array, "B T"],
         keys: Array | None,
-    ) -> dict[str, Float[Array, "B T D"]]:
+    ) -> Ran:
         return _run_layers(self.spec, params, x, real, keys)
 
     def classify(
@@ -166,20 +171,20 @@ class Encoder(LayerStack):
         return super().classify(params, top, key)
 
 
-def _embed(
+def embed(
     spec: EncoderSpec,
     params: Params,
-    tokens: Int[Array, "B T"],
+    x: Float[Array, "B T E"],
     token_types: Int[Array, "B T"] | None,
     dtype: DTypeLike,
     key: Array | None,
 ) -> Float[Array, "B T D"]:
-    x = params["table"][tokens]
+    """What goes into the first layer: rows ``x`` of the table, with places, normalised."""
     if key is not None and spec.word_dropout:
-        hidden = jax.random.bernoulli(jax.random.fold_in(key, 1), spec.word_dropout, tokens.shape)
+        hidden = jax.random.bernoulli(jax.random.fold_in(key, 1), spec.word_dropout, x.shape[:2])
         x = jnp.where(hidden[..., None], 0.0, x)
     first = spec.position_offset
-    x = x + params["positions"][None, first : first + tokens.shape[1]]
+    x = x + params["positions"][None, first : first + x.shape[1]]
     if spec.token_types:
         types = params["types"]
         single = token_types is None or spec.token_types == 1
@@ -196,25 +201,27 @@ def _run_layers(
     x: Float[Array, "B T D"],
     real: Bool[Array, "B T"],
     keys: Array | None,
-) -> dict[str, Float[Array, "B T D"]]:
+) -> Ran:
     """Hidden state of every layer; of the last one only, where the scan need keep no others."""
     names = spec.hidden_names[1:]
     inner = None if keys is None else keys[1:-1]
     if not spec.stacked:
-        hidden = {}
+        hidden, weights = {}, {}
         for number, name in enumerate(names):
             key = None if inner is None else inner[number]
-            x = hidden[name] = _layer(spec, params[name], x, real, key)
-        return {**hidden, names[-1]: _finish(spec, params, x)}
+            x, weights[name] = _layer(spec, params[name], x, real, key)
+            hidden[name] = x
+        return {**hidden, names[-1]: _finish(spec, params, x)}, weights
     every = spec.outputs is None or not {*spec.outputs} <= {"embedding", names[-1]}
 
-    def step(x: Array, layer: tuple[Params, Array | None]) -> tuple[Array, Array | None]:
-        y = _layer(spec, layer[0], x, real, layer[1])
-        return y, (y if every else None)
+    def step(x: Array, layer: tuple[Params, Array | None]) -> tuple[Array, tuple]:
+        y, weights = _layer(spec, layer[0], x, real, layer[1])
+        return y, (y if every else None, weights if spec.attention else None)
 
-    x, states = jax.lax.scan(step, x, (params["layers"], inner))
+    x, (states, attended) = jax.lax.scan(step, x, (params["layers"], inner))
     hidden = {} if states is None else dict(zip(names, states, strict=True))
-    return {**hidden, names[-1]: _finish(spec, params, x)}
+    weights = {} if attended is None else dict(zip(names, attended, strict=True))
+    return {**hidden, names[-1]: _finish(spec, params, x)}, weights
 
 
 def _finish(spec: EncoderSpec, params: Params, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -227,24 +234,26 @@ def _layer(
     x: Float[Array, "B T D"],
     real: Bool[Array, "B T"],
     key: Array | None,
-) -> Float[Array, "B T D"]:
+) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"]]:
     keys: Sequence[Array | None] = (None,) * 3 if key is None else jax.random.split(key, 3)
 
-    def attention(p: Params, x: Array) -> Array:
+    def attention(p: Params, x: Array) -> tuple[Array, Array]:
         return _attend(spec, p, x, real, keys[0])
 
-    def feed_forward(p: Params, x: Array) -> Array:
-        return dense(p["down"], ACTIVATIONS[spec.activation](dense(p["up"], x)))
+    def feed_forward(p: Params, x: Array) -> tuple[Array, None]:
+        return dense(p["down"], ACTIVATIONS[spec.activation](dense(p["up"], x))), None
 
     blocks = ((attention, params["attention"]), (feed_forward, params["feed_forward"]))
+    found = []
     for (block, p), dropped in zip(blocks, keys[1:], strict=True):
         if spec.pre_norm:
-            y = block(p, normalize(p["norm"], x, spec.norm_epsilon))
+            y, weights = block(p, normalize(p["norm"], x, spec.norm_epsilon))
             x = x + dropout(y, spec.dropout, dropped)
         else:
-            x = x + dropout(block(p, x), spec.dropout, dropped)
-            x = normalize(p["norm"], x, spec.norm_epsilon)
-    return x
+            y, weights = block(p, x)
+            x = normalize(p["norm"], x + dropout(y, spec.dropout, dropped), spec.norm_epsilon)
+        found.append(weights)
+    return x, found[0]
 
 
 def _attend(
@@ -253,8 +262,8 @@ def _attend(
     x: Float[Array, "B T D"],
     real: Bool[Array, "B T"],
     key: Array | None,
-) -> Float[Array, "B T D"]:
-    """Self-attention over the real pieces of each row.
+) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"]]:
+    """Self-attention over the real pieces of each row, and its probabilities before dropout.
 
     Three products were never slower than one with joined kernels.
     """
@@ -263,5 +272,5 @@ def _attend(
     )
     scale = (spec.width // spec.heads) ** -0.5
     allowed = real[:, None, None]
-    joined = attend(query, keys, values, allowed, scale=scale, rate=spec.dropout, rng=key)
-    return dense(params["output"], joined)
+    weights = attention_of(query, keys, allowed, scale=scale)
+    return dense(params["output"], mix(weights, values, spec.dropout, key)), weights

@@ -119,15 +119,36 @@ def attend(
     rate: float = 0.0,
     rng: Array | None = None,
 ) -> Float[Array, "B T D"]:
-    """softmax(scale · query keyᵀ + bias) value, over the allowed pieces; scores in fp32.
+    """softmax(scale · query keyᵀ + bias) value, over the allowed pieces.
 
     This plain form, which can drop out probabilities, was as fast as
     ``jax.nn.dot_product_attention``.
     """
-    B, _, T, _ = query.shape
+    return mix(attention_of(query, key, allowed, scale=scale, bias=bias), value, rate, rng)
+
+
+def attention_of(
+    query: Float[Array, "B H T d"],
+    key: Float[Array, "B H T d"],
+    allowed: Bool[Array, "B 1 T T"] | Bool[Array, "B 1 1 T"],
+    *,
+    scale: float,
+    bias: Float[Array, "B H T T"] | None = None,
+) -> Float[Array, "B H T T"]:
+    """Probabilities of the allowed pieces, for each query; in fp32."""
     scores = jnp.matmul(query * scale, key.mT, preferred_element_type=jnp.float32)
     scores = scores if bias is None else scores + bias.astype(jnp.float32)
-    weights = jax.nn.softmax(jnp.where(allowed, scores, _MASKED))
+    return jax.nn.softmax(jnp.where(allowed, scores, _MASKED))
+
+
+def mix(
+    weights: Float[Array, "B H T T"],
+    value: Float[Array, "B H T d"],
+    rate: float,
+    rng: Array | None,
+) -> Float[Array, "B T D"]:
+    """Values by their probabilities, of which a share ``rate`` is dropped; heads joined."""
+    B, _, T, _ = value.shape
     weights = dropout(weights.astype(value.dtype), rate, rng)
     return (weights @ value).swapaxes(1, 2).reshape(B, T, -1)
 

@@ -14,7 +14,7 @@ from jax.sharding import Sharding
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from xdistil_jax.files import write_atomic
-from xdistil_jax.models import checkpoints, families
+from xdistil_jax.models import checkpoints, families, hub
 from xdistil_jax.models.encoder import Encoder, EncoderSpec, parameter_shapes
 from xdistil_jax.models.functional import build
 from xdistil_jax.models.layers import (
@@ -139,7 +139,7 @@ def load_masked_lm(
         CheckpointError: naming the file, and what is wrong with it.
         ValueError: for a family that has another head.
     """
-    folder = checkpoints.find_folder(name_or_folder, revision)
+    folder = hub.find_folder(name_or_folder, revision)
     encoder, params, _ = checkpoints.load_encoder(folder, 1, key=key)
     spec = MaskedLMSpec.of(encoder)
     params["head"] = jax.tree.map(np.asarray, build(spec).init(key)["head"])

@@ -18,7 +18,7 @@ from xdistil_jax.models.layers import (
     normalize,
     split_heads,
 )
-from xdistil_jax.models.stack import LayerStack
+from xdistil_jax.models.stack import LayerStack, Ran
 from xdistil_jax.types import Params
 
 
@@ -142,8 +142,8 @@ class ModernBert(LayerStack):
         x: Float[Array, "B T D"],
         real: Bool[Array, "B T"],
         keys: Array | None,
-    ) -> dict[str, Float[Array, "B T D"]]:
-        return _run_layers(self.spec, params, x, real, keys)
+    ) -> Ran:
+        return _run_layers(self.spec, params, x, real, keys), {}
 
     def classify(
         self, params: Params, top: Float[Array, "B T D"], key: Array | None

@@ -14,6 +14,9 @@ from xdistil_jax.models.functional import dropout
 from xdistil_jax.models.layers import dense, initialize, merge_columns
 from xdistil_jax.types import EncoderOutput, Params
 
+Ran = tuple[dict[str, Float[Array, "B T D"]], dict[str, Float[Array, "B H T T"]]]
+"""By name of the layer: hidden states, and attention of those that can tell it."""
+
 
 class LayerStack(nnx.Module):
     """Embeddings, layers one after the other, and a head on the last one's states.
@@ -52,13 +55,15 @@ class LayerStack(nnx.Module):
         x = dropout(x, spec.dropout, first)
         if rows is not None:
             x = jax.lax.with_sharding_constraint(x, rows)
-        hidden = {"embedding": x, **self.run_layers(params, x, real, keys)}
+        states, weights = self.run_layers(params, x, real, keys)
+        hidden = {"embedding": x, **states}
         top = hidden[spec.hidden_names[-1]].astype(jnp.float32)
         logits = self.classify(params["head"], top, last)
         wanted = spec.hidden_names if spec.outputs is None else spec.outputs
         return EncoderOutput(
             {name: hidden[name].astype(jnp.float32) for name in wanted},
             merge_columns(logits, spec.columns),
+            {name: weights[name] for name in getattr(spec, "attention", ())} or None,
         )
 
     def embed_pieces(
@@ -79,8 +84,11 @@ class LayerStack(nnx.Module):
         x: Float[Array, "B T D"],
         real: Bool[Array, "B T"],
         keys: Array | None,
-    ) -> dict[str, Float[Array, "B T D"]]:
-        """Hidden states by name: of every layer, or of those that ``spec.outputs`` asks for."""
+    ) -> Ran:
+        """Hidden states by name: of every layer, or of those that ``spec.outputs`` asks for.
+
+        Attention where the spec has a field that asks for it.
+        """
         raise NotImplementedError
 
     def classify(

@@ -14,6 +14,7 @@ import safetensors.numpy
 from jaxtyping import Shaped
 
 from xdistil_jax.files import write_atomic
+from xdistil_jax.models.hub import CheckpointError
 from xdistil_jax.sharding import fetched
 from xdistil_jax.trees import leaves
 
@@ -23,10 +24,6 @@ _DTYPES = {
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
     "BOOL": np.bool_,
 }  # fmt: skip
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that can't be read as it is; the message says what to do."""
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:

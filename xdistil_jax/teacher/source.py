@@ -54,7 +54,8 @@ class OnlineLookup:
             arrays["params"], tokens, batch.lengths, batch.token_types, dtype=jnp.dtype(self.dtype)
         )
         hidden = {layer: output.hidden[layer].astype(jnp.float32) for layer in self.layers}
-        return jax.lax.stop_gradient(EncoderOutput(hidden, output.logits.astype(jnp.float32)))
+        logits = output.logits.astype(jnp.float32)
+        return jax.lax.stop_gradient(EncoderOutput(hidden, logits, output.attention))
 
 
 @dataclass(frozen=True, eq=False)

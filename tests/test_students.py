@@ -1,0 +1,413 @@
+"""Students by their configuration: sizes, what they start from, and runs from files to a bundle."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.test_pipeline import compiled_once, shrunk, weights  # noqa: F401
+from xdistil_jax import DataSpec, Experiment, Sentence, StudentConfig, load_corpus, pipeline, trees
+from xdistil_jax.alignment import Target, imitated_layers
+from xdistil_jax.data.tokenizer import train_tokenizer
+from xdistil_jax.deploy.bundle import load_bundle, save_bundle
+from xdistil_jax.experiment import STUDENTS, TeacherConfig, student_config
+from xdistil_jax.labels import TagSet
+from xdistil_jax.models.checkpoints import load_encoder, save_encoder
+from xdistil_jax.models.deberta import DebertaSpec
+from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.functional import abstract_params, build
+from xdistil_jax.models.transformer import TransformerSpec
+from xdistil_jax.students import deployed, own_tokenizer, read_spec, start_student, student_spec
+
+TAGS = TagSet(("LOC", "ORG", "PER"))
+TEXT = [
+    "Anna",
+    "Berg",
+    "fuhr",
+    "nach",
+    "Berlin",
+    ",",
+    "dann",
+    "weiter",
+    "nach",
+    "Köln",
+    "am",
+    "Rhein",
+    ".",
+]
+TOKENIZER = train_tokenizer([Sentence(tuple(TEXT), None, "de")] * 2, 200)
+TINY = StudentConfig(kind="transformer", layers=2, width=16, heads=2, dropout=0.0)
+TARGET = Target(12, ("layer_4",))
+KEY = jax.random.key(0)
+
+
+def sized(config, target=TARGET, length=24):
+    return student_spec(config, target, TOKENIZER.vocab_size, len(TAGS), length)
+
+
+def started(config, spec, table=None, tagset=TAGS):
+    return start_student(config, spec, TOKENIZER, tagset, table, key=KEY)
+
+
+def flat(params):
+    return {path: np.asarray(leaf) for path, leaf in trees.leaves(params)}
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+# --- sizes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("l6-h256", 12_750_080), ("l6-h384", 22_713_216), ("l12-h384", 33_360_000)],
+)
+def test_the_published_sizes(name, published):
+    """Those of Hugging Face's BertModel, whose pooler of D × D + D parameters ours leaves out."""
+    encoder = sized(student_config(name)).encoder
+    whole = dataclasses.replace(encoder, vocab_size=30_522, positions=512, token_types=2)
+    params = abstract_params(whole)
+    width = whole.width
+    assert count(params) - count(params["head"]) + width * width + width == published
+
+
+def test_groups_are_known_from_the_configuration():
+    for name in ("l6-h384", "l6-h256", "base"):
+        config = student_config(name)
+        assert config.groups == sized(config).groups
+    stages = Experiment(student=TINY).plan()
+    assert [stage.name for stage in stages[1:6]] == [
+        *("logit/head", "logit/projection", "logit/layer_2", "logit/layer_1", "logit/embed")
+    ]
+    assert stages[3].trainable == ("head", "projection", "layer_2")
+
+
+def test_equal_widths_need_no_projection():
+    spec = sized(TINY, Target(16, ("layer_4",)))
+    assert spec.groups == ("head", "layer_2", "layer_1", "embed")
+    assert set(trees.assign(abstract_params(spec), spec.groups).values()) == set(spec.groups)
+    names = [stage.name for stage in Experiment(student=TINY).plan(spec.groups)]
+    assert "logit/projection" not in names
+    assert "logit/layer_2" in names
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 0}, r"student.layers is 0: .*--student l6-h384"),
+        ({"width": 0}, r"student.width is 0"),
+        ({"heads": 3}, r"width 16 is no multiple of heads 3"),
+        ({"kind": "bilstm"}, r"student.layers is 2, but a BiLSTM has none.*kind transformer"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sized(dataclasses.replace(TINY, **changes))
+
+
+# --- the start -------------------------------------------------------------------------------
+
+
+def test_the_teachers_table_of_equal_width_is_taken_as_it_is():
+    table = np.random.default_rng(0).standard_normal((TOKENIZER.vocab_size, 16), np.float32)
+    _, params = started(TINY, sized(TINY), table)
+    np.testing.assert_array_equal(params["embed"]["table"], table)
+    assert {"positions", "norm"} <= params["embed"].keys()
+
+
+def test_a_wider_table_is_compressed_to_the_scale_of_the_student():
+    table = np.random.default_rng(0).standard_normal((TOKENIZER.vocab_size, 24), np.float32)
+    spec, params = started(TINY, sized(TINY), table)
+    found = np.asarray(params["embed"]["table"])
+    assert found.std() == pytest.approx(spec.encoder.initializer, rel=1e-4)
+    # Of rank 16, the best there is: what remains is what Eckart and Young leave.
+    basis, _ = np.linalg.qr(found)
+    residue = np.linalg.norm(table - basis @ (basis.T @ table)) ** 2
+    best = np.sum(np.linalg.svd(table, compute_uv=False)[16:] ** 2)
+    assert residue == pytest.approx(best, rel=1e-3)
+
+
+def test_a_factored_embedding_is_one_table_in_the_end():
+    table = np.random.default_rng(0).standard_normal((TOKENIZER.vocab_size, 24), np.float32)
+    config = dataclasses.replace(TINY, embedding="projected")
+    spec, params = started(config, sized(config), table)
+    assert spec.source_width == 24
+    random = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: x + 0.1 * random.standard_normal(x.shape, np.float32), params)
+    tokens, lengths = jnp.arange(8).reshape(2, 4), jnp.array([4, 3])
+    before = build(spec).apply(params, tokens, lengths).logits
+    final, kept = deployed(spec, params)
+    assert "source" not in kept
+    assert "projection" not in kept
+    after = build(final).apply(kept, tokens, lengths)
+    np.testing.assert_allclose(before, after.logits, atol=1e-5)
+    assert after.hidden == {}
+    assert jax.tree.structure(kept) == jax.tree.structure(abstract_params(final))
+    moved = jax.tree.map(np.zeros_like, {"projection": params["embed"]["projection"]})
+    other = {**params, "embed": {**params["embed"], **moved}}
+    assert np.abs(build(spec).apply(other, tokens, lengths).logits - before).max() > 1e-3
+
+
+@pytest.fixture
+def published(tmp_path) -> pathlib.Path:
+    """A checkpoint as those of XtremeDistilTransformers: a bare BertModel with a vocab.txt."""
+    spec = EncoderSpec(TOKENIZER.vocab_size, 16, 3, 2, 32, positions=40, classes=2, stacked=False)
+    params = jax.tree.map(np.asarray, build(spec).init(jax.random.key(5)))
+    save_encoder(tmp_path, spec, params, ("O", "B-X"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = ["BertModel"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pieces = sorted(TOKENIZER.backend.get_vocab().items(), key=lambda piece: piece[1])
+    (tmp_path / "vocab.txt").write_text("\n".join(piece for piece, _ in pieces) + "\n")
+    return tmp_path
+
+
+def test_a_published_checkpoint_starts_a_student(published):
+    config = StudentConfig(kind="transformer", checkpoint=str(published), dropout=0.0)
+    assert own_tokenizer(config) == str(published)
+    assert config.groups == ("head", "projection", "layer_3", "layer_2", "layer_1", "embed")
+    spec = sized(config)
+    assert (spec.encoder.width, spec.encoder.positions, spec.encoder.token_types) == (16, 40, 2)
+    _, params = started(config, spec)
+    theirs = load_encoder(published, len(TAGS), key=KEY, stacked=False)
+    batch = jnp.arange(5, 13).reshape(2, 4), jnp.array([4, 3])
+    bare = dataclasses.replace(spec.encoder, outputs=("embedding", "layer_3"))
+    inner = {name: below for name, below in params.items() if name != "projection"}
+    ours = build(bare).apply(inner, *batch).hidden
+    expected = build(theirs.spec).apply(theirs.params, *batch).hidden
+    for name in ("embedding", "layer_3"):
+        np.testing.assert_allclose(ours[name], expected[name], atol=1e-5)
+
+
+def test_the_lowest_layers_of_a_checkpoint_will_do(published):
+    config = StudentConfig(kind="transformer", checkpoint=str(published), layers=2)
+    _, params = started(config, sized(config))
+    theirs = load_encoder(published, len(TAGS), key=KEY, stacked=False).params
+    assert "layer_3" not in params
+    for name in ("layer_1", "layer_2"):
+        for path, leaf in flat(params[name]).items():
+            np.testing.assert_array_equal(leaf, flat(theirs[name])[path], err_msg=path)
+
+
+def test_checkpoints_that_do_not_fit_are_named(published, tmp_path_factory):
+    given = StudentConfig(kind="transformer", checkpoint=str(published))
+    with pytest.raises(ValueError, match=r"student.width is 24, but .* has 16: leave it at 0"):
+        sized(dataclasses.replace(given, width=24))
+    with pytest.raises(ValueError, match=r"teacher.max_length is 64.* 40 positions"):
+        sized(given, length=64)
+    with pytest.raises(ValueError, match=r"no student of ours.*--student.kind transformer"):
+        sized(dataclasses.replace(given, kind="bilstm"))
+    other = tmp_path_factory.mktemp("deberta")
+    spec = DebertaSpec(TOKENIZER.vocab_size, 16, 1, 2, 32, classes=2, family="deberta-v2")
+    save_encoder(other, spec, build(spec).init(KEY), ("O", "B-X"))
+    with pytest.raises(ValueError, match=r"is a deberta-v2: a student starts from bert, roberta"):
+        sized(dataclasses.replace(given, checkpoint=str(other)))
+
+
+def bundled(folder, spec, params, tagset=TAGS, tokenizer=TOKENIZER):
+    """A student of ours, in a run folder."""
+    kind = "transformer" if isinstance(spec, TransformerSpec) else "bilstm"
+    save_bundle(
+        folder / "student", kind=kind, sizes=dataclasses.asdict(spec), weights=flat(params),
+        tokenizer=tokenizer, tagset=tagset, max_length=24, decoding="iob2",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("config", [TINY, StudentConfig(embed=6, hidden=5)], ids=["T", "BiLSTM"])
+def test_a_bundle_gives_its_spec_back(tmp_path, config):
+    spec, params = deployed(*started(config, sized(config)))
+    folder = bundled(tmp_path, spec, params)
+    found = read_spec(load_bundle(folder / "student"))
+    assert found == spec
+    assert hash(found) == hash(spec)
+
+
+@pytest.mark.parametrize("config", [TINY, StudentConfig(embed=6, hidden=5)], ids=["T", "BiLSTM"])
+def test_a_student_of_ours_starts_another_by_piece(tmp_path, config):
+    spec, params = deployed(*started(config, sized(config)))
+    random = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32), params)
+    # Cut otherwise, and with other numbers.
+    other = train_tokenizer([Sentence((*TEXT, "Xylophon"), None, "de")] * 3, 150)
+    kept = {**params, "embed": dict(params["embed"])}
+    kept["embed"]["table"] = random.standard_normal(
+        (other.vocab_size, kept["embed"]["table"].shape[1]), np.float32
+    )
+    old = dataclasses.replace(
+        spec, **(
+            {"encoder": dataclasses.replace(spec.encoder, vocab_size=other.vocab_size)}
+            if isinstance(spec, TransformerSpec) else {"vocab_size": other.vocab_size}
+        ),
+    )  # fmt: skip
+    folder = bundled(tmp_path, old, kept, tokenizer=other)
+    again = dataclasses.replace(config, checkpoint=str(folder))
+    assert own_tokenizer(again) == ""
+    said: list[str] = []
+    _, begun = start_student(
+        again, sized(again), TOKENIZER, TAGS, None, key=jax.random.key(9), say=said.append
+    )
+    mine, its = TOKENIZER.backend.get_vocab(), other.backend.get_vocab()
+    shared = [piece for piece in mine if piece in its]
+    assert len(shared) > 20
+    assert any(mine[piece] != its[piece] for piece in shared)
+    for piece in shared:
+        np.testing.assert_array_equal(
+            begun["embed"]["table"][mine[piece]], kept["embed"]["table"][its[piece]], err_msg=piece
+        )
+    taken = {path for path in flat(kept) if path != "embed/table"}
+    for path in taken:
+        np.testing.assert_array_equal(flat(begun)[path], flat(kept)[path], err_msg=path)
+    assert folder.name in said[0]
+    with_other_tags = TagSet(("EVENT", "LOC", "PER"))
+    _, fresh = start_student(again, sized(again), TOKENIZER, with_other_tags, None, key=KEY)
+    assert np.abs(flat(fresh)["head/kernel"] - flat(kept)["head/kernel"]).max() > 0.1
+    np.testing.assert_array_equal(
+        flat(fresh)[min(taken - {"head/bias", "head/kernel"})],
+        flat(kept)[min(taken - {"head/bias", "head/kernel"})],
+    )
+
+
+def test_a_student_of_other_sizes_is_refused(tmp_path):
+    config = StudentConfig(embed=6, hidden=5)
+    folder = bundled(tmp_path, *deployed(*started(config, sized(config))))
+    other = StudentConfig(embed=7, hidden=6, checkpoint=str(folder))
+    with pytest.raises(ValueError, match="has nothing that fits this student: give the student"):
+        started(other, sized(other, Target(13, ("layer_4",))))
+    wrong = StudentConfig(kind="transformer", layers=2, checkpoint=str(folder))
+    with pytest.raises(ValueError, match=r"is a BiLSTM: set --student.kind bilstm"):
+        sized(wrong)
+
+
+# --- layers ----------------------------------------------------------------------------------
+
+DEEP = EncoderSpec(50, 12, 4, 2, 16)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "layers", "align", "expected"),
+    [
+        ({}, 2, "one", (4,)),
+        ({"layer": 3}, 2, "one", (3,)),
+        ({}, 2, "top", (4, 3, 2)),
+        ({}, 4, "top", (4, 3, 2, 1, 0)),
+        ({}, 9, "top", (4, 3, 2, 1, 0)),
+        ({"layer": 3}, 1, "top", (3, 2)),
+        ({"hidden_layers": (4, 1, 0)}, 2, "one", (4, 1, 0)),
+    ],
+)
+def test_layers_are_aligned_from_the_top(teacher, layers, align, expected):
+    config = dataclasses.replace(TINY, layers=layers, align=align)
+    found = imitated_layers(TeacherConfig(**teacher), config, DEEP)
+    assert found == tuple(DEEP.hidden_names[number] for number in expected)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "message"),
+    [
+        ({"layer": 5}, TINY, "teacher.layer is 5; the teacher has layers 1 to 4"),
+        ({"hidden_layers": (4, 5)}, TINY, "teacher.hidden_layers is 5; .*0: the embeddings"),
+        ({"hidden_layers": (4, 4)}, TINY, "one is there twice"),
+        ({}, StudentConfig(align="top"), "a BiLSTM imitates the layers that teacher.hidden_layers"),
+        ({"hidden_layers": (4,)}, dataclasses.replace(TINY, align="top"), "without teacher.hidden"),
+    ],
+)
+def test_layers_that_are_not_there_are_named(teacher, student, message):
+    with pytest.raises(ValueError, match=message):
+        imitated_layers(TeacherConfig(**teacher), student, DEEP)
+
+
+# --- runs ------------------------------------------------------------------------------------
+
+DATA = DataSpec(synthetic=True, languages=("de", "vi"))
+
+
+def run_of(out, strategy="D4.1", *, student=TINY, **teacher) -> Experiment:
+    whole = shrunk(out, strategy)
+    teacher = dataclasses.replace(whole.teacher, layers=3, **teacher)
+    return dataclasses.replace(whole, data=DATA, teacher=teacher, student=student)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_a_transformer_is_distilled_from_files_to_figures(out):
+    student = dataclasses.replace(TINY, width=12)
+    result = pipeline.run(run_of(out, "D4.2", student=student))
+    bundle = load_bundle(result.folder / "student")
+    assert bundle.kind == "transformer"
+    assert not [path for path in bundle.weights if path.startswith("projection")]
+    assert result.report["figures"]["dev"]["models"]["student"]["parameters"] == count(
+        bundle.weights
+    )
+    lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+    names = list(dict.fromkeys(json.loads(line)["stage_name"] for line in lines))
+    steps = ("head", "projection", "layer_2", "layer_1", "embed")
+    assert names == ["repr", *(f"{loss}/{step}" for loss in ("logit", "ce") for step in steps)]
+    again = pipeline.run_again(result.folder)
+    assert again.folder == result.folder
+    assert again.dev == result.dev
+
+
+def test_the_learned_tags_come_back_from_the_bundle(out):
+    """Longer, until it has learned something."""
+    whole = run_of(out, "D0-S")
+    stop = dataclasses.replace(whole.tuning.ce.stop, epochs=12, min_steps=120)
+    recipe = dataclasses.replace(whole.tuning.ce, stop=stop)
+    tuning = dataclasses.replace(whole.tuning, ce=recipe)
+    result = pipeline.run(dataclasses.replace(whole, tuning=tuning))
+    assert result.dev_f1 > 20
+
+
+def test_all_layers_imitate_the_top_of_the_teacher(out):
+    top = dataclasses.replace(TINY, width=12, align="top")
+    result = pipeline.run(run_of(out, student=top))
+    marks = (result.folder / "plan.txt").read_text().splitlines()
+    for name in ("layer_3", "layer_2", "layer_1"):
+        assert f"x projection/{name}/kernel" in marks
+    assert list((out / "cache").glob("*/shards/*/hidden-layer_1*")) or list(
+        (out / "cache").glob("*/shards/*/*layer_1*")
+    )
+
+
+def test_a_bilstm_imitates_several_layers(out):
+    student = StudentConfig(embed=8, hidden=8)
+    result = pipeline.run(run_of(out, student=student, hidden_layers=(3, 1, 0)))
+    marks = (result.folder / "plan.txt").read_text().splitlines()
+    for name in ("projection/kernel", "projection/layer_1/kernel", "projection/embedding/kernel"):
+        assert f"x {name}" in marks
+    assert set(weights(result.folder)) == {
+        *("bilstm/bias", "bilstm/kernel", "bilstm/recurrent", "embed/table"),
+        *("head/bias", "head/kernel", "projection/bias", "projection/kernel"),
+    }
+
+
+def test_a_checkpoint_with_another_tokenizer_is_distilled_and_starts_the_next(out, tmp_path):
+    corpus = load_corpus(DATA)
+    tokenizer = train_tokenizer(corpus.train, 250)
+    spec = EncoderSpec(tokenizer.vocab_size, 16, 2, 2, 32, positions=130, classes=7, stacked=False)
+    params = jax.tree.map(np.asarray, build(spec).init(KEY))
+    save_encoder(tmp_path, spec, params, corpus.tagset.tags)
+    tokenizer.save(tmp_path)
+    config = StudentConfig(kind="transformer", checkpoint=str(tmp_path), dropout=0.0)
+    first = pipeline.run(run_of(out, "logit-ce", student=config))
+    pieces = set(load_bundle(first.folder / "student").tokenizer.backend.get_vocab())
+    assert pieces <= set(tokenizer.backend.get_vocab())
+    said: list[str] = []
+    second = dataclasses.replace(config, checkpoint=str(first.folder))
+    found = pipeline.run(run_of(out, "logit-ce", student=second), say=said.append)
+    assert [line for line in said if f"starts from {first.folder}" in line]
+    assert found.folder != first.folder
+
+
+def test_names_lead_to_students():
+    assert {"l6-h256", "l6-h384", "l12-h384"} <= STUDENTS.keys()
+    assert student_config("l12-h384").depth == 12

@@ -1,0 +1,87 @@
+"""Checkpoints by name: folders on this machine and Hugging Face's hub. Imports no jax."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be read as it is; the message says what to do."""
+
+
+def find_folder(
+    name_or_folder: str | Path,
+    revision: str | None = None,
+    patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt"),
+) -> Path:
+    """The folder of a checkpoint; from the hub come only files of these ``patterns``.
+
+    Raises:
+        CheckpointError: for a folder that isn't there, or a name that the hub doesn't have.
+    """
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        return folder
+    name = str(name_or_folder)
+    if isinstance(name_or_folder, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CheckpointError(
+            f"there is no folder {name}: give a folder with config.json and model.safetensors, "
+            "or a name on the Hugging Face hub"
+        )
+    try:
+        import huggingface_hub
+
+        wanted = list(patterns)
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
+        )
+    except Exception as error:  # the hub's client raises its own, the HTTP library's and OS errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{name!r} is no folder here, and the Hugging Face hub didn't give it ({reason}): "
+            "check name and network, or give a local folder"
+        ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A checkpoint's config.json.
+
+    Raises:
+        CheckpointError: if it is missing, or no JSON object.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}: a checkpoint folder needs one")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no valid JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def own_student(name_or_folder: str | Path) -> Path | None:
+    """The folder of a student of ours: given itself, or the run folder around it."""
+    folder = Path(name_or_folder).expanduser()
+    for each in (folder / "student", folder):
+        if (each / "labels.json").is_file() and (each / "config.json").is_file():
+            return each
+    return None
+
+
+def depth(name_or_folder: str | Path) -> int:
+    """How many layers a checkpoint has by its config.json; 0 for a student without layers.
+
+    Raises:
+        CheckpointError: naming the file that says nothing of layers.
+    """
+    own = own_student(name_or_folder)
+    folder = own or find_folder(name_or_folder, patterns=("config.json",))
+    config = read_config(folder / "config.json")
+    if own is not None:
+        return config.get("sizes", {}).get("encoder", {}).get("layers", 0)
+    layers = config.get("num_hidden_layers", config.get("n_layers"))
+    if not isinstance(layers, int):
+        raise CheckpointError(f"{folder / 'config.json'}: field 'num_hidden_layers' is missing")
+    return layers
