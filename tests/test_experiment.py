@@ -11,7 +11,7 @@ import pytest
 
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
-from xdistil_jax.distill.strategies import Recipe, Tuning
+from xdistil_jax.distill.strategies import PUBLISHED, Recipe, Tuning
 from xdistil_jax.experiment import (
     Experiment,
     RunConfig,
@@ -26,7 +26,16 @@ from xdistil_jax.quickstart import experiment as quickstart
 
 OWN_STAGES = (
     Stage("one", (Term("repr_kl", 2.0), Term("ce")), ("head", "bilstm/kernel"), 0.25),
-    Stage("two", (Term("ce"),), ("*",), 1.0, Schedule(decay="constant"), StopRule(0.5), carry=True),
+    Stage(
+        "two",
+        (Term("ce"),),
+        ("*",),
+        1.0,
+        Schedule(decay="restarts", every="epoch"),
+        StopRule(0.5),
+        carry=True,
+        fresh=("head", "bilstm/bias"),
+    ),
 )
 EXPERIMENTS = [
     Experiment(),
@@ -43,7 +52,13 @@ EXPERIMENTS = [
         ),
         teacher=TeacherConfig(checkpoint="bert", cache="3f2a", recipe=Recipe(Schedule(peak=0.1))),
         student=StudentConfig(embed=7, projection="linear"),
-        tuning=Tuning(repr_loss="repr_kl", gamma=10.0),
+        tuning=Tuning(
+            repr_loss="repr_kl",
+            gamma=10.0,
+            unfreezing="bottom_up",
+            fresh_head=True,
+            ce=Recipe(PUBLISHED["bilstm"]),
+        ),
         run=RunConfig(out="x", save_every_s=1.0, latency=False, precision="bfloat16"),
     ),
     Experiment(stages=OWN_STAGES),
@@ -132,6 +147,7 @@ def test_the_hash_covers_the_fields_of_a_stage():
     changes = [
         ("name", "x"), ("terms", (Term("ce"),)), ("trainable", ("head",)),
         ("labelled_fraction", 0.5), ("carry", True), ("schedule", Schedule(peak=2.0)),
+        ("fresh", ("head",)),
     ]  # fmt: skip
     hashes = {hash8([dataclasses.replace(plain, **{name: new})]) for name, new in changes}
     assert len(hashes | {hash8([plain])}) == len(changes) + 1

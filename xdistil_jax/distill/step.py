@@ -151,6 +151,7 @@ def stage_state(
 def _draw_anew(model: Model, params: Params, patterns: Sequence[str], key: Array) -> Params:
     chosen = trees.mask(params, patterns)
 
+    @named("draw anew")
     def draw(key: Array) -> Params:
         return trees.partition(build(model.student).init(key), chosen)[0]
 
