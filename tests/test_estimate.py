@@ -154,6 +154,8 @@ def test_hours_are_flops_by_the_assumed_rate():
     assert student.chip_hours == pytest.approx(student.flops / 0.25e9 / 3600)
     assert found.cache_bytes["bf16"] == 5000 * (128 + 22)
     assert found.cache_bytes["logits only"] == 5000 * 22
+    three = made((stage(),), teachers=(replace(TEACHER, cached=3),))
+    assert three.cache_bytes["bf16"] == 5000 * (3 * 128 + 22)
 
 
 def test_a_teacher_that_is_fine_tuned_costs_three_passes():

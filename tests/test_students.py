@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 
 from tests.test_pipeline import compiled_once, shrunk, weights  # noqa: F401
-from xdistil_jax import DataSpec, Experiment, Sentence, StudentConfig, load_corpus, pipeline, trees
-from xdistil_jax.alignment import Target, imitated_layers
+from xdistil_jax import (
+    DataSpec,
+    Experiment,
+    Sentence,
+    StudentConfig,
+    Tagger,
+    Tuning,
+    load_corpus,
+    pipeline,
+    trees,
+)
+from xdistil_jax.alignment import Target, find_target, imitated_layers
+from xdistil_jax.counting import student_sizes
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.experiment import STUDENTS, TeacherConfig, student_config
@@ -21,7 +32,16 @@ from xdistil_jax.models.deberta import DebertaSpec
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import abstract_params, build
 from xdistil_jax.models.transformer import TransformerSpec
-from xdistil_jax.students import deployed, own_tokenizer, read_spec, start_student, student_spec
+from xdistil_jax.report.metrics import score
+from xdistil_jax.session import Ensemble, Trained
+from xdistil_jax.students import (
+    deployed,
+    own_tokenizer,
+    read_spec,
+    start_identity,
+    start_student,
+    student_spec,
+)
 
 TAGS = TagSet(("LOC", "ORG", "PER"))
 TEXT = [
@@ -265,6 +285,13 @@ def test_a_student_of_ours_starts_another_by_piece(tmp_path, config):
     for path in taken:
         np.testing.assert_array_equal(flat(begun)[path], flat(kept)[path], err_msg=path)
     assert folder.name in said[0]
+    identity = start_identity(again)
+    (folder / "report.json").write_text("{}")
+    assert start_identity(again) == identity
+    (folder / "student" / "labels.json").write_text("{}")
+    assert start_identity(again) != identity
+    bundled(folder / "again", old, kept, tokenizer=other)
+    again = dataclasses.replace(again, checkpoint=str(folder / "again"))
     with_other_tags = TagSet(("EVENT", "LOC", "PER"))
     _, fresh = start_student(again, sized(again), TOKENIZER, with_other_tags, None, key=KEY)
     assert np.abs(flat(fresh)["head/kernel"] - flat(kept)["head/kernel"]).max() > 0.1
@@ -325,13 +352,20 @@ def test_layers_that_are_not_there_are_named(teacher, student, message):
 
 # --- runs ------------------------------------------------------------------------------------
 
-DATA = DataSpec(synthetic=True, languages=("de", "vi"))
+DATA = DataSpec(synthetic=True, languages=("de",), train_limit=60)
+SMALL = dataclasses.replace(TINY, layers=1, width=12)
 
 
-def run_of(out, strategy="D4.1", *, student=TINY, **teacher) -> Experiment:
-    whole = shrunk(out, strategy)
-    teacher = dataclasses.replace(whole.teacher, layers=3, **teacher)
-    return dataclasses.replace(whole, data=DATA, teacher=teacher, student=student)
+def run_of(out, strategy="D4.1", *, student=SMALL, attention=0.0, **teacher) -> Experiment:
+    whole = shrunk(out, strategy, steps_per_call=4)
+    return dataclasses.replace(
+        whole,
+        data=DATA,
+        teacher=dataclasses.replace(whole.teacher, layers=2, **teacher),
+        student=student,
+        tuning=dataclasses.replace(whole.tuning, attention=attention),
+        run=dataclasses.replace(whole.run, buckets=1, held_out=20),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -339,61 +373,58 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def test_a_transformer_is_distilled_from_files_to_figures(out):
-    student = dataclasses.replace(TINY, width=12)
-    result = pipeline.run(run_of(out, "D4.2", student=student))
+def marks_of(result) -> set[str]:
+    return set((result.folder / "plan.txt").read_text().splitlines())
+
+
+@pytest.mark.parametrize("strategy", ["D1", pytest.param("D4.2", marks=pytest.mark.slow)])
+def test_a_transformer_is_distilled_from_files_to_figures(out, strategy):
+    experiment = run_of(out, strategy)
+    result = pipeline.run(experiment)
     bundle = load_bundle(result.folder / "student")
     assert bundle.kind == "transformer"
     assert not [path for path in bundle.weights if path.startswith("projection")]
-    assert result.report["figures"]["dev"]["models"]["student"]["parameters"] == count(
-        bundle.weights
-    )
+    kept = result.report["figures"]["dev"]["models"]["student"]["parameters"]
+    assert kept == count(bundle.weights)
     lines = (result.folder / "metrics.jsonl").read_text().splitlines()
     names = list(dict.fromkeys(json.loads(line)["stage_name"] for line in lines))
-    steps = ("head", "projection", "layer_2", "layer_1", "embed")
-    assert names == ["repr", *(f"{loss}/{step}" for loss in ("logit", "ce") for step in steps)]
-    again = pipeline.run_again(result.folder)
-    assert again.folder == result.folder
-    assert again.dev == result.dev
+    assert names == [stage.name for stage in experiment.plan()]
+    sentences = load_corpus(DATA).dev
+    bare = [sentence._replace(tags=None) for sentence in sentences]
+    spelled = Tagger.load(result.folder).tags(bare)
+    found = score([s.tags for s in sentences], spelled, [s.language for s in sentences])
+    assert found.mean == pytest.approx(result.dev_f1, abs=0.1)
 
 
-def test_the_learned_tags_come_back_from_the_bundle(out):
-    """Longer, until it has learned something."""
-    whole = run_of(out, "D0-S")
-    stop = dataclasses.replace(whole.tuning.ce.stop, epochs=12, min_steps=120)
-    recipe = dataclasses.replace(whole.tuning.ce, stop=stop)
-    tuning = dataclasses.replace(whole.tuning, ce=recipe)
-    result = pipeline.run(dataclasses.replace(whole, tuning=tuning))
-    assert result.dev_f1 > 20
+@pytest.mark.slow
+def test_all_layers_and_their_attention_imitate_the_top_of_the_teacher(out):
+    student = dataclasses.replace(SMALL, heads=3, align="top")
+    result = pipeline.run(run_of(out, student=student, attention=10.0))
+    assert {f"x projection/layer_{n}/kernel" for n in (2, 1)} <= marks_of(result)
+    record = json.loads((result.folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert "attention" in json.dumps(record)
+    words = dataclasses.replace(student, vocab_size=40, tokenizer="")
+    with pytest.raises(ValueError, match="attention is compared piece by piece"):
+        pipeline.run(run_of(out, student=words, attention=10.0))
 
 
-def test_all_layers_imitate_the_top_of_the_teacher(out):
-    top = dataclasses.replace(TINY, width=12, align="top")
-    result = pipeline.run(run_of(out, student=top))
-    marks = (result.folder / "plan.txt").read_text().splitlines()
-    for name in ("layer_3", "layer_2", "layer_1"):
-        assert f"x projection/{name}/kernel" in marks
-    assert list((out / "cache").glob("*/shards/*/hidden-layer_1*")) or list(
-        (out / "cache").glob("*/shards/*/*layer_1*")
-    )
-
-
+@pytest.mark.slow
 def test_a_bilstm_imitates_several_layers(out):
     student = StudentConfig(embed=8, hidden=8)
-    result = pipeline.run(run_of(out, student=student, hidden_layers=(3, 1, 0)))
-    marks = (result.folder / "plan.txt").read_text().splitlines()
-    for name in ("projection/kernel", "projection/layer_1/kernel", "projection/embedding/kernel"):
-        assert f"x {name}" in marks
+    result = pipeline.run(run_of(out, student=student, hidden_layers=(2, 1, 0)))
+    names = ("projection/kernel", "projection/layer_1/kernel", "projection/embedding/kernel")
+    assert {f"x {name}" for name in names} <= marks_of(result)
     assert set(weights(result.folder)) == {
         *("bilstm/bias", "bilstm/kernel", "bilstm/recurrent", "embed/table"),
         *("head/bias", "head/kernel", "projection/bias", "projection/kernel"),
     }
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_another_tokenizer_is_distilled_and_starts_the_next(out, tmp_path):
     corpus = load_corpus(DATA)
     tokenizer = train_tokenizer(corpus.train, 250)
-    spec = EncoderSpec(tokenizer.vocab_size, 16, 2, 2, 32, positions=130, classes=7, stacked=False)
+    spec = EncoderSpec(tokenizer.vocab_size, 16, 1, 2, 32, positions=130, classes=7, stacked=False)
     params = jax.tree.map(np.asarray, build(spec).init(KEY))
     save_encoder(tmp_path, spec, params, corpus.tagset.tags)
     tokenizer.save(tmp_path)
@@ -406,6 +437,40 @@ def test_a_checkpoint_with_another_tokenizer_is_distilled_and_starts_the_next(ou
     found = pipeline.run(run_of(out, "logit-ce", student=second), say=said.append)
     assert [line for line in said if f"starts from {first.folder}" in line]
     assert found.folder != first.folder
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        (StudentConfig(), "stage 'repr' needs attention, and a bilstm has none"),
+        (SMALL, "needs the teacher's attention, and deberta-v2 doesn't tell it"),
+    ],
+)
+def test_attention_that_is_not_there_is_refused(student, message):
+    spec = DebertaSpec(60, 16, 1, 2, 32, classes=2, family="deberta-v2")
+    teacher = Trained(spec, {}, TOKENIZER, TAGS, 24, layers=("layer_1",))
+    with pytest.raises(ValueError, match=message):
+        find_target(Experiment(student=student, tuning=Tuning(attention=1.0)), teacher)
+    assert find_target(Experiment(student=student), teacher) == Target(16, ("layer_1",))
+
+
+def test_attention_comes_from_the_topmost_layers():
+    teacher = Trained(DEEP, {}, TOKENIZER, TAGS, 24, layers=("layer_4",))
+    experiment = Experiment(student=TINY, tuning=Tuning(attention=1.0))
+    found = find_target(experiment, teacher)
+    assert found.attends == ("layer_4", "layer_3")
+    assert sized(TINY, found).attends == found.attends
+    terms = {stage.name: [t.loss for t in stage.terms] for stage in experiment.plan()}
+    assert terms["repr"] == ["repr", "attention"]
+    assert terms["ce/head"] == ["ce"]
+    both = Ensemble((teacher, teacher), {"": (0.5, 0.5)}, "x")
+    with pytest.raises(ValueError, match="takes a single teacher that is a model"):
+        find_target(experiment, both)
+
+
+def test_what_is_not_estimated_says_so():
+    with pytest.raises(ValueError, match=r"student.kind is transformer: only .* leave out --esti"):
+        student_sizes(Experiment(student=TINY), None, ())
 
 
 def test_names_lead_to_students():

@@ -154,7 +154,7 @@ class DistilArguments:
     unlabelled: tuple[str, ...] = ()
     """Transfer text, one sentence a line."""
     student: str = "tiny"
-    """tiny, small or base."""
+    """tiny, small or base; or a transformer: l6-h256, l6-h384 or l12-h384."""
     strategy: str = "D4.2"
     name: str = "distil"
     on_mismatch: Literal["error", "skip"] = "error"

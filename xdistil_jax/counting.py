@@ -142,13 +142,23 @@ def teacher_sizes(config: TeacherConfig, counts: Counts) -> TeacherSizes | None:
         places=2 * spec.span * len(spec.kinds) if relative else 0,
         embedding_width=getattr(spec, "embedding_width", 0),
         fine_tuned=config.fine_tune,
+        cached=len(config.hidden_layers) or 1,
     )
 
 
 def student_sizes(
     experiment: Experiment, counts: Counts, teachers: Sequence[TeacherSizes | None]
 ) -> StudentSizes:
-    """The sizes of the student, in training; ``teachers`` are those of the experiment, in order."""
+    """The sizes of the student, in training; ``teachers`` are those of the experiment, in order.
+
+    Raises:
+        ValueError: for a student that is no BiLSTM.
+    """
+    if experiment.student.kind != "bilstm":
+        raise ValueError(
+            f"student.kind is {experiment.student.kind}: only students that are a BiLSTM can be "
+            "estimated and sized so far; leave out --estimate, --max-mb and --max-ms"
+        )
     config, ensemble, lead = experiment.student, experiment.ensemble, teachers[0]
     widths = [experiment.teacher.width if each is None else each.width for each in teachers]
     width = widths[0] if ensemble.states == "first" else ensemble.width or sum(widths)

@@ -61,7 +61,8 @@ class TeacherSizes:
     """Sizes of an encoder; ``fine_tuned``: is it to be trained first?
 
     ``products`` is the number of matrices D × F in a feed-forward block (3 where it is gated),
-    ``places`` the number of relative places that each query or key is multiplied with.
+    ``places`` the number of relative places that each query or key is multiplied with, ``cached``
+    the number of layers whose states are kept.
     """
 
     name: str
@@ -73,6 +74,7 @@ class TeacherSizes:
     places: int = 0
     embedding_width: int = 0
     fine_tuned: bool = True
+    cached: int = 1
 
     @property
     def parameters(self) -> int:
@@ -257,9 +259,8 @@ def estimate(
 
 def _cache_bytes(tokens: int, classes: int, teachers: tuple[TeacherSizes, ...]) -> dict[str, int]:
     """Codec -> bytes of all teachers' caches, fp16 logits with them."""
-    widths = [teacher.width for teacher in teachers]
     return {
-        name: tokens * sum(size(width) + 2 * classes for width in widths)
+        name: tokens * sum(each.cached * size(each.width) + 2 * classes for each in teachers)
         for name, size in CODECS.items()
     }
 

@@ -22,7 +22,7 @@ from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import can_tag, check_teacher
 from xdistil_jax.experiment import Experiment, hash8, settings
-from xdistil_jax.finetune import checkpoint_identity, transplant
+from xdistil_jax.finetune import transplant
 from xdistil_jax.labels import ClassSet, Labels
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
@@ -32,6 +32,7 @@ from xdistil_jax.students import (
     deployed,
     own_tokenizer,
     read_spec,
+    start_identity,
     start_student,
     student_spec,
 )
@@ -158,7 +159,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     identity = hash8(
         config, list(stages), experiment.run, target, session.dtype, teacher.fingerprint,
         experiment.teacher.codec, text.ours.identity, dev.identity,
-        checkpoint_identity(config.checkpoint),
+        start_identity(config),
     )  # fmt: skip
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"

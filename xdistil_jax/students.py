@@ -13,7 +13,7 @@ from xdistil_jax.alignment import Target
 from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
 from xdistil_jax.deploy.bundle import Bundle, load_bundle
 from xdistil_jax.experiment import StudentConfig, restore
-from xdistil_jax.finetune import transplant
+from xdistil_jax.finetune import checkpoint_identity, transplant
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models import hub
 from xdistil_jax.models.bilstm import BiLSTMSpec
@@ -34,8 +34,12 @@ def own_tokenizer(config: StudentConfig) -> str:
     """Name of the tokenizer that is the student's own; empty where it is the teacher's."""
     if config.tokenizer:
         return "" if config.tokenizer == "teacher" else config.tokenizer
-    ours = config.checkpoint and hub.own_student(config.checkpoint)
-    return "" if ours else config.checkpoint
+    return "" if hub.own_student(config.checkpoint) else config.checkpoint
+
+
+def start_identity(config: StudentConfig) -> str:
+    """Of what the student starts from."""
+    return checkpoint_identity(str(hub.own_student(config.checkpoint) or config.checkpoint))
 
 
 def student_spec(

@@ -63,6 +63,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def own_student(name_or_folder: str | Path) -> Path | None:
     """The folder of a student of ours: given itself, or the run folder around it."""
+    if not name_or_folder:
+        return None
     folder = Path(name_or_folder).expanduser()
     for each in (folder / "student", folder):
         if (each / "labels.json").is_file() and (each / "config.json").is_file():
