@@ -96,6 +96,12 @@ class StudentConfig:
     A teacher normalises its embeddings before it uses them, a BiLSTM does not: the SVD of its table
     is brought to the standard deviation ``embedding_scale`` (0: left as it is). ``"projected"``
     starts from the same table, and trains the projection from the teacher's as well as the rows.
+    Table 7 has others. ``"pca"`` is the SVD less the mean row; ``"ppa"`` that without the first
+    ``removed_directions`` before and after (0: a hundredth of the width). ``"full"`` takes the
+    table whole, whatever ``embed`` is. All of these read the fine-tuned teacher's or, by
+    ``embedding_source``, its checkpoint's. ``"vectors"`` are those of a text file, ``vectors``, as
+    fastText and GloVe write them, in which pieces are looked up as words. ``"random"`` is neither.
+    With ``freeze_embedding`` the table stays as it starts: no stage trains it.
 
     The tokenizer is the teacher's, cut to the pieces of train and transfer text. ``vocab_size``
     keeps only the most frequent of them; ``tokenizer`` (folder, vocabulary file or hub name) is
@@ -112,12 +118,41 @@ class StudentConfig:
     projection: Literal["gelu", "linear"] = "gelu"
     head_on: Literal["projection", "bilstm"] = "projection"
     dropout: float = 0.2
-    embedding: Literal["svd", "projected", "random"] = "svd"
+    embedding: Literal["svd", "projected", "random", "pca", "ppa", "full", "vectors"] = "svd"
     embedding_scale: float = 1.0
     tokenizer: str = ""
     vocab_size: int = 0
     pool: Literal["first", "mean"] = "first"
     imitate: Literal["states", "coordinates"] = "states"
+    embedding_source: Literal["fine-tuned", "pretrained"] = "fine-tuned"
+    removed_directions: int = 0
+    vectors: str = ""
+    freeze_embedding: bool = False
+
+    def trained(self, groups: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the student's ``groups`` that stages train.
+
+        Raises:
+            ValueError: for choices about the embedding that contradict each other.
+        """
+        if bool(self.vectors) != (self.embedding == "vectors"):
+            raise ValueError(
+                f"student.embedding is {self.embedding!r} and student.vectors {self.vectors!r}: "
+                "expected a file together with 'vectors', and none otherwise"
+            )
+        if self.embedding == "ppa" and not 0 <= self.removed_directions < self.embed:
+            raise ValueError(
+                f"student.removed_directions is {self.removed_directions}: expected less than "
+                f"student.embed, {self.embed}, or 0 for a hundredth of the width"
+            )
+        if not self.freeze_embedding:
+            return groups
+        if self.embedding == "projected":
+            raise ValueError(
+                "student.embedding is projected, which trains the projection, and "
+                "student.freeze_embedding is set: take svd, the same table, to keep it"
+            )
+        return tuple(group for group in groups if group != "embed")
 
 
 STUDENTS: dict[str, StudentConfig] = {
@@ -178,11 +213,18 @@ class Experiment:
         """The stages that will run.
 
         Raises:
-            ValueError: for an unknown strategy, with the nearest names.
+            ValueError: for an unknown strategy, with the nearest names; for choices about the
+                student's embedding that contradict each other.
         """
-        if self.stages is not None:
-            return self.stages
-        return plan(self.strategy, ("head", "projection", "bilstm", "embed"), self.tuning)
+        groups = self.student.trained(("head", "projection", "bilstm", "embed"))
+        if self.stages is None:
+            return plan(self.strategy, groups, self.tuning)
+        if self.student.freeze_embedding:
+            raise ValueError(
+                "student.freeze_embedding is for a strategy; stages of your own say themselves "
+                "what they train: leave embed out there"
+            )
+        return self.stages
 
     def folder(self) -> Path:
         """Where runs of this experiment lie on this machine."""

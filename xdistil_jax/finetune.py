@@ -1,7 +1,7 @@
 """The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +13,7 @@ from jaxtyping import Array, Float
 from xdistil_jax import files, hosts, storage
 from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.spool import join
-from xdistil_jax.data.tokenizer import (
-    WITHIN_WORD,
-    Tokenizer,
-    cut_tokenizer,
-    load_tokenizer,
-    train_tokenizer,
-)
+from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import TeacherConfig, hash8, settings
 from xdistil_jax.labels import LabelMap, TagSet
@@ -35,6 +29,7 @@ from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
 from xdistil_jax.teacher.outputs import read_outputs
 from xdistil_jax.training import train_plan
+from xdistil_jax.transplant import transplant
 from xdistil_jax.types import Params
 
 _CHUNK = 8192
@@ -265,6 +260,24 @@ def _start(
     return spec, params, own or tags
 
 
+def pretrained_table(
+    config: TeacherConfig, tokenizer: Tokenizer, tags: tuple[str, ...]
+) -> Float[np.ndarray, "V D"]:
+    """The teacher's embeddings before it was fine-tuned: those of its checkpoint.
+
+    Raises:
+        ValueError: for a teacher without a checkpoint, or one that is taken as it is.
+    """
+    if not config.checkpoint or not config.fine_tune:
+        lacks = "is fine-tuned already" if config.checkpoint else "has no checkpoint"
+        raise ValueError(
+            f"student.embedding_source is pretrained, but the teacher {lacks}: set it to "
+            "fine-tuned, or teacher.checkpoint to a model that is to be fine-tuned"
+        )
+    params = _start(config, tokenizer, tags, jax.random.key(config.seed))[1]
+    return fetched(params["embed"]["table"])
+
+
 def _fitted(
     config: TeacherConfig, tokenizer: Tokenizer, spec: AnySpec, params: Params, key: Array
 ) -> tuple[AnySpec, Params]:
@@ -290,52 +303,6 @@ def _fitted(
         spec = replace(spec, vocab_size=tokenizer.vocab_size)
         params["embed"]["table"] = transplant(params["embed"]["table"], own, tokenizer, key)
     return spec, params
-
-
-def transplant(
-    table: Float[np.ndarray, "V D"], old: Tokenizer, new: Tokenizer, key: Array
-) -> Float[np.ndarray, "V2 D"]:
-    """Embeddings for another vocabulary: a piece that both have keeps its row.
-
-    Any other is spelled in the old pieces e₁ … eₖ ("München": "mun", "##chen") and becomes
-    μ + Σ (eᵢ − μ) / √k, or is drawn where the old vocabulary can't spell it: either way rows have
-    the mean μ and the deviation of the old table, so the first layer norm sees what it was trained
-    on.
-    """
-    mean, known = table.mean(0), old.backend.get_vocab()
-    drawn = np.array(jax.random.normal(key, (new.vocab_size, table.shape[1])))
-    fresh = drawn * table.std(0) + mean
-    for number, spelling in _spellings(known, old, new):
-        if old.unk_id in spelling:
-            continue
-        parts = table[spelling]
-        one = len(parts) == 1
-        fresh[number] = parts[0] if one else mean + (parts - mean).sum(0) / np.sqrt(len(parts))
-    specials = (
-        (new.pad_id, old.pad_id), (new.unk_id, old.unk_id),
-        (new.cls_id, old.cls_id), (new.sep_id, old.sep_id),
-    )  # fmt: skip
-    for ours, theirs in specials:
-        fresh[ours] = table[theirs]
-    return fresh.astype(np.float32)
-
-
-def _spellings(
-    known: dict[str, int], old: Tokenizer, new: Tokenizer
-) -> Iterator[tuple[int, list[int]]]:
-    """(number of a new piece, the old pieces that spell it); inside a word as within a word."""
-    pieces = list(new.backend.get_vocab().items())
-    inside = [piece.startswith(WITHIN_WORD) for piece, _ in pieces]
-    bare = [new.backend.decode([number]).removeprefix(WITHIN_WORD) for _, number in pieces]
-    spelled = old.backend.encode_batch(bare, add_special_tokens=False)
-    for (piece, number), is_inside, encoding in zip(pieces, inside, spelled, strict=True):
-        ids = list(encoding.ids)
-        if piece in known:
-            ids = [known[piece]]
-        elif is_inside and ids:
-            ids[0] = known.get(WITHIN_WORD + encoding.tokens[0], ids[0])
-        if ids:
-            yield number, ids
 
 
 def _checkpoint_identity(checkpoint: str) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.data.corpus import Corpus, Sentence
@@ -21,13 +21,12 @@ from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import can_tag, check_teacher
 from xdistil_jax.experiment import Experiment, hash8, settings
-from xdistil_jax.finetune import transplant
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.embeddings import join_embedding, start_embedding
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import fetched
+from xdistil_jax.start import identify_vectors, start_table
 from xdistil_jax.teacher.anchor import anchor
 from xdistil_jax.teacher.build import build_cache
 from xdistil_jax.teacher.ensemble import LAYER, combine
@@ -150,6 +149,7 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     identity = hash8(
         config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
         experiment.teacher.codec, text.ours.identity, dev.identity,
+        identify_vectors(config),
     )  # fmt: skip
     name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
     folder = experiment.folder() / f"{name}-{identity}"
@@ -203,20 +203,6 @@ def _imitated(session: Session, teacher: Teaching, stages: tuple[Stage, ...]) ->
     return outputs.width or session.experiment.teacher.width, outputs.layer
 
 
-def _start_table(
-    session: Session, text: Text, teacher: Teaching
-) -> Float[np.ndarray, "V D"] | None:
-    """The teacher's rows for the student's pieces; None where there is no teacher's table."""
-    teacher = _lead(teacher)
-    if isinstance(teacher, Given) or session.experiment.student.embedding == "random":
-        return None
-    table = fetched(teacher.params["embed"]["table"])
-    if text.kept is not None:
-        return table[text.kept]
-    key = jax.random.key(session.experiment.run.seed)
-    return transplant(table, teacher.tokenizer, text.tokenizer, key)
-
-
 def _write_plan(folder: Path, experiment: Experiment, params: Params) -> None:
     """config.json, and plan.txt with the mask of each stage."""
     stages = experiment.plan()
@@ -238,18 +224,22 @@ def _train_student(
     """The trained parameters, and the sizes that they were trained with."""
     experiment = session.experiment
     stages = experiment.plan()
-    config, table = experiment.student, _start_table(session, text, teacher)
+    config, table = experiment.student, start_table(session, teacher, text.tokenizer, text.kept)
     cache = cache_teacher(session, text, teacher) if is_taught(stages) else None
     if cache is not None and config.imitate == "coordinates":
         spec = replace(spec, teacher_width=_width(cache, spec.imitates))
+    if config.embedding == "full":
+        spec = replace(spec, embed=table.shape[1])
     deployed = spec
-    projected = table is not None and config.embedding == "projected"
-    if projected:
+    if table is not None and config.embedding == "projected":
         spec = replace(spec, source_width=table.shape[1])
     params = build(spec).init(jax.random.key(experiment.run.seed))
     hosts.once(partial(_write_plan, folder, experiment, params))
     if table is not None:
-        params = start_embedding(params, table, scale=config.embedding_scale, projected=projected)
+        params = start_embedding(
+            params, table, scale=config.embedding_scale, how=config.embedding,
+            removed=config.removed_directions,
+        )  # fmt: skip
     with session.timed("student"):
         params = train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,
