@@ -174,7 +174,7 @@ class WeakTeacherError(ValueError):
 
 
 def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble) -> None:
-    """Measure the teacher on dev before anything is distilled from it.
+    """Measure the teacher on what decides when to stop, before anything is distilled from it.
 
     Says so where a label-only student of the same data, on disk already, is better.
 
@@ -182,8 +182,8 @@ def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble)
         WeakTeacherError: if its mean F1 over languages is under ``teacher.min_f1``.
     """
     limit = session.experiment.teacher.min_f1
-    figures = _figures(session, {"teacher": teacher}, corpus.dev, corpus, None)
-    mean = Scores.from_json(figures["models"]["teacher"]["scores"]).mean
+    figures = _figures(session, {"teacher": teacher}, corpus.stopping, corpus, None)
+    mean = Scores.from_json(figures["models"]["teacher"]["scores"]).mean or 0.0
     if mean < limit:
         raise WeakTeacherError(
             f"the teacher's dev F1 is {mean:.1f}, under the limit of {limit:g}: a student can't "
@@ -233,6 +233,7 @@ def _figures(
         "models": found,
         "repaired": log.repaired if log else 0,
         "leaks": _leaks(corpus, sentences),
+        "zero_shot": list(session.experiment.data.zero_shot),
     }
 
 
@@ -305,7 +306,8 @@ def compose_rows(
             ratios = (latency["32x32"]["ratio"], latency["1x32"]["ratio"])
         kept = retention(scores, teacher) if student and teacher else None
         compression = known["parameters"] / each["parameters"] if student and known else None
-        rows.append(page.Row(name, scores, rest, each["parameters"], compression, kept, *ratios))
+        sizes = (each["parameters"], compression, kept, *ratios)
+        rows.append(page.Row(name, scores, rest, *sizes, tuple(figures.get("zero_shot", ()))))
     return tuple(rows)
 
 

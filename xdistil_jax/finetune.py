@@ -93,7 +93,8 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensem
     weights = {
         code: normalised(each, len(configs)) for code, each in {"": ensemble.weights, **own}.items()
     }
-    if strange := own.keys() - {sentence.language for sentence in corpus.train}:
+    known = {sentence.language for sentence in corpus.train} | {*experiment.data.zero_shot}
+    if strange := own.keys() - known:
         raise ValueError(f"ensemble.by_language: no sentence of {', '.join(sorted(strange))}")
     members = tuple(
         given_outputs(session, corpus, config)
@@ -141,7 +142,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     tokenizer = _tokenizer(config, corpus)
     length = config.max_length
     train = session.encode(corpus.train, tokenizer, corpus.tagset, max_length=length)
-    dev = session.encode(corpus.dev, tokenizer, corpus.tagset, max_length=length)
+    dev = session.encode(corpus.stopping, tokenizer, corpus.tagset, max_length=length)
     run_ = experiment.run
     # What is read of it later, and how that is stored, changes nothing of the teacher.
     made = {**settings(config), "layer": 0}

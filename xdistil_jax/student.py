@@ -145,7 +145,9 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
         text.tokenizer.vocab_size, config.embed, config.hidden, width,
         len(corpus.tagset), config.projection, config.head_on, layer, config.dropout,
     )  # fmt: skip
-    dev = session.encode(corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length)
+    dev = session.encode(
+        corpus.stopping, text.tokenizer, corpus.tagset, max_length=text.ours.max_length
+    )
     identity = hash8(
         config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
         experiment.teacher.codec, text.ours.identity, dev.identity,
