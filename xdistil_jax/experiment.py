@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from xdistil_jax import storage
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule
-from xdistil_jax.distill.strategies import Recipe, Tuning, plan
+from xdistil_jax.distill.strategies import PER_LANGUAGE, Recipe, Tuning, plan, proper_name
 from xdistil_jax.labels import Decoding
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -225,6 +225,11 @@ class Experiment:
                 "what they train: leave embed out there"
             )
         return self.stages
+
+    @property
+    def is_per_language(self) -> bool:
+        """Are the stages run once for each language?"""
+        return self.stages is None and proper_name(self.strategy) in PER_LANGUAGE
 
     def folder(self) -> Path:
         """Where runs of this experiment lie on this machine."""

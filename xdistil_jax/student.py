@@ -33,7 +33,7 @@ from xdistil_jax.teacher.ensemble import LAYER, combine
 from xdistil_jax.teacher.manifest import CacheSettings
 from xdistil_jax.teacher.outputs import anchor_outputs
 from xdistil_jax.teacher.source import Teacher
-from xdistil_jax.training import train_plan
+from xdistil_jax.training import Peers, train_plan
 from xdistil_jax.types import Params
 
 Teaching = Trained | Given | Ensemble
@@ -131,14 +131,41 @@ def _same_rows(theirs: EncodedStore, ours: EncodedStore, kept: Int[np.ndarray, "
     return all(np.array_equal(one, kept[other]) for one, other in both)
 
 
-def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, Trained]:
+class Share(NamedTuple):
+    """What one of several students has to itself, its folder, and has in common with the others.
+
+    ``text.labelled`` are its own rows.
+    """
+
+    folder: Path
+    text: Text
+    peers: Peers
+
+
+def run_folder(session: Session, teacher: Teaching, text: Text, *devs: EncodedStore) -> Path:
+    """Where a student lies that learns from ``text`` and is chosen by ``devs``."""
+    experiment, stages = session.experiment, session.experiment.plan()
+    identity = hash8(
+        experiment.student, list(stages), experiment.run, _imitated(session, teacher, stages)[1],
+        session.dtype, teacher.fingerprint, experiment.teacher.codec, text.ours.identity,
+        *(dev.identity for dev in devs), identify_vectors(experiment.student),
+    )  # fmt: skip
+    name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
+    return experiment.folder() / f"{name}-{identity}"
+
+
+def distil(
+    session: Session, corpus: Corpus, teacher: Teaching, *, share: Share | None = None
+) -> tuple[Path, Trained]:
     """The student: found, or distilled by the experiment's plan. Gives its run folder too.
+
+    ``share`` is given where it is one of several.
 
     Raises:
         evaluation.WeakTeacherError: before anything is distilled from a teacher that can't tag.
     """
     experiment, config = session.experiment, session.experiment.student
-    text = encode_text(session, corpus, teacher)
+    text = share.text if share else encode_text(session, corpus, teacher)
     stages = experiment.plan()
     width, layer = _imitated(session, teacher, stages)
     spec = BiLSTMSpec(
@@ -148,20 +175,17 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
     dev = session.encode(
         corpus.stopping, text.tokenizer, corpus.tagset, max_length=text.ours.max_length
     )
-    identity = hash8(
-        config, list(stages), experiment.run, layer, session.dtype, teacher.fingerprint,
-        experiment.teacher.codec, text.ours.identity, dev.identity,
-        identify_vectors(config),
-    )  # fmt: skip
-    name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
-    folder = experiment.folder() / f"{name}-{identity}"
+    folder = share.folder if share else run_folder(session, teacher, text, dev)
     session.refuse_other(folder)
     session.look_up(folder, "student")
     if not hosts.primarys((folder / "student").is_dir()):
         if can_tag(teacher) and is_taught(stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
-        spec, params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
+        peers = share.peers if share else None
+        spec, params = _train_student(
+            session, folder, spec, text, dev, corpus.tagset, teacher, peers
+        )
         save = partial(
             save_bundle, folder / "student", kind="bilstm", sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
@@ -222,6 +246,7 @@ def _train_student(
     dev: EncodedStore,
     tagset: TagSet,
     teacher: Teaching,
+    peers: Peers | None,
 ) -> tuple[BiLSTMSpec, Params]:
     """The trained parameters, and the sizes that they were trained with."""
     experiment = session.experiment
@@ -246,7 +271,7 @@ def _train_student(
         params = train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,
             labelled=text.labelled, transfer=text.transfer, teacher=cache,
-            budget=experiment.run.token_budget, seed=experiment.run.seed,
+            budget=experiment.run.token_budget, seed=experiment.run.seed, peers=peers,
         ).params  # fmt: skip
     return deployed, join_embedding(jax.tree.map(np.asarray, params))
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term, unfreeze
 
+PER_LANGUAGE = ("D0",)
+"""Strategies whose stages are run once for each language, on its own labels."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -44,9 +47,10 @@ class Tuning:
 def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, tuple[Stage, ...]]:
     """name -> stages, for a student whose parameter ``groups`` run from the head down.
 
-    D0-S labels only · D1 joint labels and logits · D2 and representations (equation 7) ·
-    D3 representations first, then jointly · D4 one loss after the other. ``.2`` unfreezes
-    gradually (Algorithm 1; the first stage end to end, as in every version of the code).
+    D0 labels only, a student for each language · D0-S one for all · D1 joint labels and logits ·
+    D2 and representations (equation 7) · D3 representations first, then jointly · D4 one loss after
+    the other. ``.2`` unfreezes gradually (Algorithm 1; the first stage end to end, as in every
+    version of the code).
     """
     t = tuning
 
@@ -66,6 +70,7 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
     joint = stage("joint", t.joint, *joint_terms, labelled=t.labelled_fraction)
     all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta)))
     return {
+        "D0": (ce,),
         "D0-S": (ce,),
         "D1": (joint,),
         "D2": (all_three,),
