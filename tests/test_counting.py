@@ -127,6 +127,8 @@ def test_sizes_of_the_student_follow_teacher_and_ensemble():
     projected = replace(EXPERIMENT, student=StudentConfig(embedding="projected"))
     assert counting.student_sizes(projected, counts, both[:1]).source_width == 32
     assert counting.student_sizes(EXPERIMENT, counts, both[:1]).source_width == 0
+    full = replace(EXPERIMENT, student=StudentConfig(embedding="full"))
+    assert counting.student_sizes(full, counts, both[:1]).embed == 32
 
 
 def test_without_text_the_usual_sizes_are_taken():

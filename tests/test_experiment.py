@@ -11,7 +11,7 @@ import pytest
 
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
-from xdistil_jax.distill.strategies import PUBLISHED, Recipe, Tuning
+from xdistil_jax.distill.strategies import PUBLISHED, Recipe, Tuning, strategies
 from xdistil_jax.experiment import (
     Experiment,
     RunConfig,
@@ -203,3 +203,38 @@ def test_own_stages_go_before_the_strategy():
 def test_runs_lie_below_out_by_name(tmp_path):
     chosen = Experiment(name="mine", run=RunConfig(out=str(tmp_path)))
     assert chosen.folder() == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("name", strategies(("head", "body")))
+def test_a_frozen_embedding_is_in_no_stage_of_any_strategy(name):
+    plain = Experiment(strategy=name)
+    frozen = dataclasses.replace(plain, student=StudentConfig(freeze_embedding=True))
+    assert any("embed" in stage.trainable for stage in plain.plan())
+    assert not any("embed" in stage.trainable for stage in frozen.plan())
+    # Where layers are unfrozen one by one, the step of the table goes; the others are the same.
+    kept = [each.name for each in plain.plan() if not each.name.endswith("/embed")]
+    assert [each.name for each in frozen.plan()] == kept
+    last = [each for each in frozen.plan() if each.name.endswith("/bilstm")]
+    assert {each.stop for each in last} <= {each.stop for each in plain.plan()}
+    assert all(each.stop.epochs == plain.tuning.logit.stop.epochs for each in last)
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ({"vectors": "x.vec"}, "student.embedding is 'svd' and student.vectors 'x.vec'"),
+        ({"embedding": "vectors"}, "expected a file together with 'vectors'"),
+        ({"embedding": "projected", "freeze_embedding": True}, "student.freeze_embedding is set"),
+        ({"embedding": "ppa", "removed_directions": 50}, "student.removed_directions is 50: .* 50"),
+        ({"embedding": "ppa", "removed_directions": -1}, "student.removed_directions is -1"),
+    ],
+)
+def test_choices_about_the_embedding_that_contradict_are_said(student, said):
+    with pytest.raises(ValueError, match=said):
+        Experiment(student=StudentConfig(**student)).plan()
+
+
+def test_stages_of_ones_own_freeze_by_themselves():
+    student = StudentConfig(freeze_embedding=True)
+    with pytest.raises(ValueError, match=r"student.freeze_embedding is for a strategy"):
+        Experiment(stages=OWN_STAGES, student=student).plan()

@@ -162,11 +162,11 @@ def student_sizes(
     config, ensemble, lead = experiment.student, experiment.ensemble, teachers[0]
     widths = [experiment.teacher.width if each is None else each.width for each in teachers]
     width = widths[0] if ensemble.states == "first" else ensemble.width or sum(widths)
-    source = 0
-    if config.embedding == "projected" and lead is not None:
-        source = lead.embedding_width or lead.width
+    table = 0 if lead is None else lead.embedding_width or lead.width
+    embed = table if config.embedding == "full" and table else config.embed
+    source = table if config.embedding == "projected" else 0
     return StudentSizes(
-        counts.vocab, config.embed, config.hidden, width, counts.classes, config.head_on, source
+        counts.vocab, embed, config.hidden, width, counts.classes, config.head_on, source
     )
 
 

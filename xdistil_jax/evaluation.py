@@ -3,38 +3,25 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool
 
 from xdistil_jax import files, hosts, storage
-from xdistil_jax.data.batches import Buckets, choose_widths
 from xdistil_jax.data.corpus import Corpus, ReadLog, Sentence, load_test
-from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.data.leaks import unseen
-from xdistil_jax.distill.evaluate import (
-    TaggedSet,
-    decode,
-    tagged_set,
-    tags_by_sentence,
-    word_logits,
-)
 from xdistil_jax.experiment import settings
-from xdistil_jax.models.functional import Spec, build
+from xdistil_jax.latency import measure_latency
 from xdistil_jax.report import bench, page
 from xdistil_jax.report.classes import AnyScores, read_scores, score_classes
 from xdistil_jax.report.metrics import retention, score
 from xdistil_jax.report.notes import leaks, notes
-from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import is_spread, settle
-from xdistil_jax.teacher.ensemble import mix_logits
-from xdistil_jax.types import EncoderOutput, Params
-
-_LATENCY_SECONDS = 8.0
+from xdistil_jax.session import ByLanguage, Ensemble, Given, Session, Trained
+from xdistil_jax.sharding import is_spread
+from xdistil_jax.tagging import tag
 
 
 def can_tag(teacher: Trained | Given | Ensemble) -> bool:
@@ -43,35 +30,9 @@ def can_tag(teacher: Trained | Given | Ensemble) -> bool:
     return not any(isinstance(member, Given) for member in members)
 
 
-def tag(
-    session: Session, model: Trained | Ensemble, sentences: Sequence[Sentence]
-) -> list[tuple[str, ...]]:
-    """The tags that ``model`` gives to the words of each sentence."""
-    bare = [sentence._replace(tags=None) for sentence in sentences]
-    members = model.members if isinstance(model, Ensemble) else (model,)
-    each = [_word_logits(session, member, bare) for member in members]
-    logits, tagged, store = each[0]
-    if isinstance(model, Ensemble):
-        weights = np.array([model.weights_of(code) for code in store.languages], np.float32)
-        by_word = list(weights[np.asarray(tagged.language)].T)
-        logits = mix_logits([logits for logits, *_ in each], by_word)
-    return tags_by_sentence(decode(logits, tagged), store, tagged.tagset)
-
-
-def _word_logits(
-    session: Session, model: Trained, bare: Sequence[Sentence]
-) -> tuple[Float[Array, "W C"], TaggedSet, EncodedStore]:
-    store = session.encode(bare, model.tokenizer, model.tagset, max_length=model.max_length)
-    run_, mesh = session.experiment.run, model.mesh or session.mesh
-    buckets = Buckets(choose_widths(store.lengths, run_.buckets), 4096, run_.shards)
-    tagged = tagged_set(store, buckets, model.tagset, mesh, steps=4, decoding=run_.decoding)
-    logits = word_logits(model.spec, session.dtype, settle(model.params, mesh), tagged)
-    return logits, tagged, store
-
-
 def evaluate(
     session: Session,
-    model: Trained | Ensemble,
+    model: Trained | Ensemble | ByLanguage,
     sentences: Sequence[Sentence],
     *,
     fresh: Bool[np.ndarray, "S"] | None = None,
@@ -118,8 +79,8 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 
 def report_run(
-    session: Session, folder: Path, corpus: Corpus, models: Mapping[str, Trained | Ensemble], *,
-    evaluate_test: bool,
+    session: Session, folder: Path, corpus: Corpus,
+    models: Mapping[str, Trained | Ensemble | ByLanguage], *, evaluate_test: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The report of a run folder, with what is missing of it added: dev always, test if asked.
 
@@ -134,7 +95,7 @@ def report_run(
     whole = not any(map(is_spread, jax.tree.leaves([model.params for model in models.values()])))
     if latency is None and measured and whole and "teacher" in models:
         with session.timed("latency"):
-            latency = _latency(models["teacher"], models["student"])
+            latency = measure_latency(models["teacher"], models["student"])
 
     def write() -> dict[str, Any]:
         split = "test" if "test" in figures else "dev"
@@ -172,7 +133,7 @@ class WeakTeacherError(ValueError):
 
 
 def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble) -> None:
-    """Measure the teacher on dev before anything is distilled from it.
+    """Measure the teacher on what decides when to stop, before anything is distilled from it.
 
     Says so where a label-only student of the same data, on disk already, is better.
 
@@ -180,9 +141,9 @@ def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble)
         WeakTeacherError: if its mean F1 (or accuracy) over languages is under ``teacher.min_f1``.
     """
     limit = session.experiment.teacher.min_f1
-    figures = _figures(session, {"teacher": teacher}, corpus.dev, corpus, None)
+    figures = _figures(session, {"teacher": teacher}, corpus.stopping, corpus, None)
     scores = read_scores(figures["models"]["teacher"]["scores"])
-    mean, figure = scores.mean, scores.figure
+    mean, figure = scores.mean or 0.0, scores.figure
     if mean < limit:
         raise WeakTeacherError(
             f"the teacher's dev {figure} is {mean:.1f}, under the limit of {limit:g}: a student "
@@ -211,7 +172,7 @@ def _identity(sentences: Sequence[Sentence]) -> str:
 
 def _figures(
     session: Session,
-    models: Mapping[str, Trained | Ensemble],
+    models: Mapping[str, Trained | Ensemble | ByLanguage],
     sentences: Sequence[Sentence],
     corpus: Corpus,
     known: Mapping[str, Any] | None,
@@ -232,12 +193,13 @@ def _figures(
         "models": found,
         "repaired": log.repaired if log else 0,
         "leaks": leaks(corpus, sentences),
+        "zero_shot": list(session.experiment.data.zero_shot),
     }
 
 
 def _kept_scores(
     session: Session,
-    model: Trained | Ensemble,
+    model: Trained | Ensemble | ByLanguage,
     sentences: Sequence[Sentence],
     identity: str,
     fresh: Bool[np.ndarray, "S"],
@@ -259,34 +221,6 @@ def _kept_scores(
     return found
 
 
-@dataclass(frozen=True)
-class _OneAfterTheOther:
-    """The forward passes of all members on the same rows."""
-
-    specs: tuple[Spec, ...]
-
-    def __call__(
-        self, params: tuple[Params, ...], tokens: Int[Array, "B T"], lengths: Int[Array, "B"]
-    ) -> EncoderOutput:
-        both = zip(self.specs, params, strict=True)
-        logits = [build(spec).apply(each, tokens, lengths).logits for spec, each in both]
-        return EncoderOutput({}, sum(logits))
-
-
-def _latency(teacher: Trained | Ensemble, student: Trained) -> dict[str, Any]:
-    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
-    called = _OneAfterTheOther(tuple(member.spec for member in members))
-    return bench.models_latency(
-        (called, tuple(member.params for member in members)),
-        (build(student.spec).apply, student.params),
-        vocab_sizes=(
-            min(member.tokenizer.vocab_size for member in members),
-            student.tokenizer.vocab_size,
-        ),
-        budget_s=_LATENCY_SECONDS,
-    )
-
-
 def compose_rows(
     figures: Mapping[str, Any], latency: Mapping[str, Any] | None
 ) -> tuple[page.Row, ...]:
@@ -304,5 +238,6 @@ def compose_rows(
             ratios = (latency["32x32"]["ratio"], latency["1x32"]["ratio"])
         kept = retention(scores, teacher) if student and teacher else None
         compression = known["parameters"] / each["parameters"] if student and known else None
-        rows.append(page.Row(name, scores, rest, each["parameters"], compression, kept, *ratios))
+        sizes = (each["parameters"], compression, kept, *ratios)
+        rows.append(page.Row(name, scores, rest, *sizes, tuple(figures.get("zero_shot", ()))))
     return tuple(rows)

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from xdistil_jax import storage
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule
-from xdistil_jax.distill.strategies import Recipe, Tuning, plan
+from xdistil_jax.distill.strategies import PER_LANGUAGE, Recipe, Tuning, plan, proper_name
 from xdistil_jax.labels import Decoding
 from xdistil_jax.models import hub
 
@@ -104,6 +104,12 @@ class StudentConfig:
     too: there the scale is in units of the deviation that its parameters start with; a table of its
     own width is taken as it is. ``"projected"`` starts from the same table, and trains the
     projection from the teacher's as well as the rows.
+    Table 7 has others. ``"pca"`` is the SVD less the mean row; ``"ppa"`` that without the first
+    ``removed_directions`` before and after (0: a hundredth of the width). ``"full"`` takes the
+    table whole, whatever ``embed`` is. All of these read the fine-tuned teacher's or, by
+    ``embedding_source``, its checkpoint's. ``"vectors"`` are those of a text file, ``vectors``, as
+    fastText and GloVe write them, in which pieces are looked up as words. ``"random"`` is neither.
+    With ``freeze_embedding`` the table stays as it starts: no stage trains it.
 
     ``checkpoint`` is what the student starts from instead. A Hugging Face encoder of BERT's kind
     (folder or hub name) brings its sizes (0: its own; fewer ``layers``: its lowest), its table and
@@ -132,7 +138,7 @@ class StudentConfig:
     projection: Literal["gelu", "linear"] = "gelu"
     head_on: Literal["projection", "bilstm"] = "projection"
     dropout: float = 0.2
-    embedding: Literal["svd", "projected", "random"] = "svd"
+    embedding: Literal["svd", "projected", "random", "pca", "ppa", "full", "vectors"] = "svd"
     embedding_scale: float = 1.0
     tokenizer: str = ""
     vocab_size: int = 0
@@ -146,6 +152,10 @@ class StudentConfig:
     feed_forward: int = 0
     checkpoint: str = ""
     align: Literal["one", "top"] = "one"
+    embedding_source: Literal["fine-tuned", "pretrained"] = "fine-tuned"
+    removed_directions: int = 0
+    vectors: str = ""
+    freeze_embedding: bool = False
 
     @property
     def depth(self) -> int:
@@ -163,12 +173,44 @@ class StudentConfig:
         return found
 
     @property
+    def table_width(self) -> tuple[str, int]:
+        """(field, value) of the width of its embedding."""
+        name = "embed" if self.kind == "bilstm" else "width"
+        return name, getattr(self, name)
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Patterns of its parameters from the top down, as far as they are known without data."""
         if self.kind == "bilstm":
             return ("head", "projection", "bilstm", "embed")
         layers = (f"layer_{number}" for number in range(self.depth, 0, -1))
         return ("head", "projection", *layers, "embed")
+
+    def trained(self, groups: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the student's ``groups`` that stages train.
+
+        Raises:
+            ValueError: for choices about the embedding that contradict each other.
+        """
+        if bool(self.vectors) != (self.embedding == "vectors"):
+            raise ValueError(
+                f"student.embedding is {self.embedding!r} and student.vectors {self.vectors!r}: "
+                "expected a file together with 'vectors', and none otherwise"
+            )
+        name, width = self.table_width
+        if self.embedding == "ppa" and not 0 <= self.removed_directions < width:
+            raise ValueError(
+                f"student.removed_directions is {self.removed_directions}: expected less than "
+                f"student.{name}, {width}, or 0 for a hundredth of the width"
+            )
+        if not self.freeze_embedding:
+            return groups
+        if self.embedding == "projected":
+            raise ValueError(
+                "student.embedding is projected, which trains the projection, and "
+                "student.freeze_embedding is set: take svd, the same table, to keep it"
+            )
+        return tuple(group for group in groups if group != "embed")
 
 
 def transformer(layers: int, width: int, heads: int, feed_forward: int) -> StudentConfig:
@@ -243,15 +285,27 @@ class Experiment:
         """The stages that will run; ``groups`` are those of the student, where its spec is known.
 
         Raises:
-            ValueError: for an unknown strategy, with the nearest names, or for a choice about words
-                where whole texts are classified.
+            ValueError: for an unknown strategy, with the nearest names; for choices about the
+                student's embedding that contradict each other, or about words where whole texts are
+                classified.
         """
+        groups = self.student.trained(groups or self.student.groups)
         stages = self.stages
         if stages is None:
-            stages = plan(self.strategy, groups or self.student.groups, self.tuning)
+            stages = plan(self.strategy, groups, self.tuning)
+        elif self.student.freeze_embedding:
+            raise ValueError(
+                "student.freeze_embedding is for a strategy; stages of your own say themselves "
+                "what they train: leave embed out there"
+            )
         if self.data.task == "classification":
             _refuse_words(self, stages)
         return stages
+
+    @property
+    def is_per_language(self) -> bool:
+        """Are the stages run once for each language?"""
+        return self.stages is None and proper_name(self.strategy) in PER_LANGUAGE
 
     def folder(self) -> Path:
         """Where runs of this experiment lie on this machine."""

@@ -1,7 +1,7 @@
 """The teacher: a checkpoint or a fresh encoder, fine-tuned once by a one-stage plan, then found."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,7 @@ from xdistil_jax.alignment import imitated_layers
 from xdistil_jax.classification import separated
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.spool import join
-from xdistil_jax.data.tokenizer import (
-    WITHIN_WORD,
-    Tokenizer,
-    cut_tokenizer,
-    load_tokenizer,
-    train_tokenizer,
-)
+from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import TeacherConfig, hash8, settings
 from xdistil_jax.labels import LabelMap, Labels
@@ -37,6 +31,7 @@ from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
 from xdistil_jax.teacher.outputs import read_outputs
 from xdistil_jax.training import train_plan
+from xdistil_jax.transplant import transplant
 from xdistil_jax.types import Params
 
 _CHUNK = 8192
@@ -85,7 +80,8 @@ def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensem
     weights = {
         code: normalised(each, len(configs)) for code, each in {"": ensemble.weights, **own}.items()
     }
-    if strange := own.keys() - {sentence.language for sentence in corpus.train}:
+    known = {sentence.language for sentence in corpus.train} | {*experiment.data.zero_shot}
+    if strange := own.keys() - known:
         raise ValueError(f"ensemble.by_language: no sentence of {', '.join(sorted(strange))}")
     members = tuple(
         given_outputs(session, corpus, config)
@@ -133,7 +129,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     tokenizer = choose_tokenizer(config, join(corpus.train, corpus.transfer))
     length = config.max_length
     train = session.encode(corpus.train, tokenizer, corpus.tagset, max_length=length)
-    dev = session.encode(corpus.dev, tokenizer, corpus.tagset, max_length=length)
+    dev = session.encode(corpus.stopping, tokenizer, corpus.tagset, max_length=length)
     run_ = experiment.run
     # What is read of it later, and how that is stored, changes nothing of the teacher.
     made = {**settings(config), "layer": 0}
@@ -254,6 +250,24 @@ def _start(
     return spec, params, own or tags
 
 
+def pretrained_table(
+    config: TeacherConfig, tokenizer: Tokenizer, tags: tuple[str, ...]
+) -> Float[np.ndarray, "V D"]:
+    """The teacher's embeddings before it was fine-tuned: those of its checkpoint.
+
+    Raises:
+        ValueError: for a teacher without a checkpoint, or one that is taken as it is.
+    """
+    if not config.checkpoint or not config.fine_tune:
+        lacks = "is fine-tuned already" if config.checkpoint else "has no checkpoint"
+        raise ValueError(
+            f"student.embedding_source is pretrained, but the teacher {lacks}: set it to "
+            "fine-tuned, or teacher.checkpoint to a model that is to be fine-tuned"
+        )
+    params = _start(config, tokenizer, tags, jax.random.key(config.seed))[1]
+    return fetched(params["embed"]["table"])
+
+
 def fitted(
     config: TeacherConfig, tokenizer: Tokenizer, spec: AnySpec, params: Params, key: Array
 ) -> tuple[AnySpec, Params]:
@@ -279,52 +293,6 @@ def fitted(
         spec = replace(spec, vocab_size=tokenizer.vocab_size)
         params["embed"]["table"] = transplant(params["embed"]["table"], own, tokenizer, key)
     return spec, params
-
-
-def transplant(
-    table: Float[np.ndarray, "V D"], old: Tokenizer, new: Tokenizer, key: Array
-) -> Float[np.ndarray, "V2 D"]:
-    """Embeddings for another vocabulary: a piece that both have keeps its row.
-
-    Any other is spelled in the old pieces e₁ … eₖ ("München": "mun", "##chen") and becomes
-    μ + Σ (eᵢ − μ) / √k, or is drawn where the old vocabulary can't spell it: either way rows have
-    the mean μ and the deviation of the old table, so the first layer norm sees what it was trained
-    on.
-    """
-    mean, known = table.mean(0), old.backend.get_vocab()
-    drawn = np.array(jax.random.normal(key, (new.vocab_size, table.shape[1])))
-    fresh = drawn * table.std(0) + mean
-    for number, spelling in _spellings(known, old, new):
-        if old.unk_id in spelling:
-            continue
-        parts = table[spelling]
-        one = len(parts) == 1
-        fresh[number] = parts[0] if one else mean + (parts - mean).sum(0) / np.sqrt(len(parts))
-    specials = (
-        (new.pad_id, old.pad_id), (new.unk_id, old.unk_id),
-        (new.cls_id, old.cls_id), (new.sep_id, old.sep_id),
-    )  # fmt: skip
-    for ours, theirs in specials:
-        fresh[ours] = table[theirs]
-    return fresh.astype(np.float32)
-
-
-def _spellings(
-    known: dict[str, int], old: Tokenizer, new: Tokenizer
-) -> Iterator[tuple[int, list[int]]]:
-    """(number of a new piece, the old pieces that spell it); inside a word as within a word."""
-    pieces = list(new.backend.get_vocab().items())
-    inside = [piece.startswith(WITHIN_WORD) for piece, _ in pieces]
-    bare = [new.backend.decode([number]).removeprefix(WITHIN_WORD) for _, number in pieces]
-    spelled = old.backend.encode_batch(bare, add_special_tokens=False)
-    for (piece, number), is_inside, encoding in zip(pieces, inside, spelled, strict=True):
-        ids = list(encoding.ids)
-        if piece in known:
-            ids = [known[piece]]
-        elif is_inside and ids:
-            ids[0] = known.get(WITHIN_WORD + encoding.tokens[0], ids[0])
-        if ids:
-            yield number, ids
 
 
 def checkpoint_identity(checkpoint: str) -> str:

@@ -11,6 +11,7 @@ from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.evaluation import can_tag, report_run, write_report
 from xdistil_jax.experiment import Experiment, Result, restore
 from xdistil_jax.finetune import prepare_teacher
+from xdistil_jax.languages import describe, distil_each, labelled_languages
 from xdistil_jax.report.classes import AnyScores, read_scores
 from xdistil_jax.session import Say, Session
 from xdistil_jax.student import distil
@@ -44,9 +45,15 @@ def run(
             corpus = load_corpus(experiment.data, session.encoded)
             if evaluate_test:
                 check_test(experiment.data)
+            if experiment.is_per_language:
+                labelled_languages(corpus)
         teacher = prepare_teacher(session, corpus)
         models = {"teacher": teacher} if can_tag(teacher) else {}
-        folder, models["student"] = distil(session, corpus, teacher)
+        if experiment.is_per_language:
+            folder, models["student"] = distil_each(session, corpus, teacher)
+            corpus.log.notes.append(describe(models["student"]))
+        else:
+            folder, models["student"] = distil(session, corpus, teacher)
         report = report_run(session, folder, corpus, models, evaluate_test=evaluate_test)
     report["compilations"] = asdict(compilations)
     spent = {name: round(value, 1) for name, value in session.seconds.items()}
@@ -67,7 +74,8 @@ def run_again(
     """
     folder = storage.find_run(folder, writes=True).resolve()
     path = folder / "config.json"
-    if not path.is_file() or not (folder / "student").is_dir():
+    students = (*folder.glob("student"), *folder.glob("*/student"))
+    if not path.is_file() or not students:
         where = storage.shown(folder)
         raise ValueError(f"{where} is no finished run: it has no config.json or no student")
     experiment = restore(json.loads(path.read_text(encoding="utf-8")))

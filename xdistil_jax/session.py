@@ -83,6 +83,20 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
+class ByLanguage:
+    """Students that have a language each; a sentence is tagged by that of its language."""
+
+    members: dict[str, Trained]
+
+    folder: None = None
+
+    @property
+    def params(self) -> tuple[Params, ...]:
+        """Of all members."""
+        return tuple(member.params for member in self.members.values())
+
+
+@dataclass(frozen=True)
 class Session:
     """One run under way: where, on what, in which precision, and whom to tell."""
 

@@ -65,7 +65,7 @@ def start(place: str | Path, *, writes: bool) -> Path:
 
 
 def find_run(place: str | Path, *, writes: bool) -> Path:
-    """A run's folder on this machine; of OUT/EXPERIMENT/RUN in a bucket, files and student in it.
+    """A run's folder on this machine; of OUT/EXPERIMENT/RUN in a bucket, files and students in it.
 
     Raises:
         StorageError: as ``start``.
@@ -78,7 +78,7 @@ def find_run(place: str | Path, *, writes: bool) -> Path:
         raise ValueError(f"{place}: expected the URL of a run, gs://BUCKET/…/EXPERIMENT/RUN")
     folder = start(out, writes=writes).joinpath(*run)
     refresh(folder)
-    settle(folder / "student")
+    settle(folder, "student", "*/student")
     return folder
 
 

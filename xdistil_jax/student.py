@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.alignment import find_target
@@ -22,11 +22,10 @@ from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import can_tag, check_teacher
 from xdistil_jax.experiment import Experiment, hash8, settings
-from xdistil_jax.finetune import transplant
 from xdistil_jax.labels import ClassSet, Labels
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
-from xdistil_jax.sharding import fetched
+from xdistil_jax.start import identify_vectors, start_table
 from xdistil_jax.students import (
     StudentSpec,
     deployed,
@@ -43,7 +42,7 @@ from xdistil_jax.teacher.ensemble import combine
 from xdistil_jax.teacher.manifest import CacheSettings
 from xdistil_jax.teacher.outputs import anchor_outputs
 from xdistil_jax.teacher.source import OnlineTeacher, Teacher
-from xdistil_jax.training import train_plan
+from xdistil_jax.training import Peers, train_plan
 from xdistil_jax.types import Params
 
 Teaching = Trained | Given | Ensemble
@@ -141,35 +140,62 @@ def _same_rows(theirs: EncodedStore, ours: EncodedStore, kept: Int[np.ndarray, "
     return all(np.array_equal(one, kept[other]) for one, other in both)
 
 
-def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, Trained]:
+class Share(NamedTuple):
+    """What one of several students has to itself, its folder, and has in common with the others.
+
+    ``text.labelled`` are its own rows.
+    """
+
+    folder: Path
+    text: Text
+    peers: Peers
+
+
+def run_folder(session: Session, teacher: Teaching, text: Text, *devs: EncodedStore) -> Path:
+    """Where a student lies that learns from ``text`` and is chosen by ``devs``."""
+    experiment = session.experiment
+    config, stages = experiment.student, experiment.plan()
+    identity = hash8(
+        config, list(stages), experiment.run, find_target(experiment, teacher),
+        session.dtype, teacher.fingerprint, experiment.teacher.codec, text.ours.identity,
+        *(dev.identity for dev in devs), start_identity(config), identify_vectors(config),
+    )  # fmt: skip
+    name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
+    return experiment.folder() / f"{name}-{identity}"
+
+
+def distil(
+    session: Session, corpus: Corpus, teacher: Teaching, *, share: Share | None = None
+) -> tuple[Path, Trained]:
     """The student: found, or distilled by the experiment's plan. Gives its run folder too.
+
+    ``share`` is given where it is one of several.
 
     Raises:
         evaluation.WeakTeacherError: before anything is distilled from a teacher that can't tag.
     """
     experiment, config = session.experiment, session.experiment.student
-    text = encode_text(session, corpus, teacher)
-    target = find_target(session.experiment, teacher)
+    text = share.text if share else encode_text(session, corpus, teacher)
     spec = student_spec(
-        config, target, text.tokenizer.vocab_size, len(corpus.tagset), text.ours.max_length,
+        config, find_target(experiment, teacher), text.tokenizer.vocab_size, len(corpus.tagset),
+        text.ours.max_length,
         pool=config.pooling if isinstance(corpus.tagset, ClassSet) else "none",
     )  # fmt: skip
     stages = experiment.plan(spec.groups)
-    dev = session.encode(corpus.dev, text.tokenizer, corpus.tagset, max_length=text.ours.max_length)
-    identity = hash8(
-        config, list(stages), experiment.run, target, session.dtype, teacher.fingerprint,
-        experiment.teacher.codec, text.ours.identity, dev.identity,
-        start_identity(config),
-    )  # fmt: skip
-    name = proper_name(experiment.strategy) if experiment.stages is None else "custom"
-    folder = experiment.folder() / f"{name}-{identity}"
+    dev = session.encode(
+        corpus.stopping, text.tokenizer, corpus.tagset, max_length=text.ours.max_length
+    )
+    folder = share.folder if share else run_folder(session, teacher, text, dev)
     session.refuse_other(folder)
     session.look_up(folder, "student")
     if not hosts.primarys((folder / "student").is_dir()):
         if can_tag(teacher) and any(stage.taught for stage in stages):
             check_teacher(session, corpus, teacher)
         session.say(f"student: {len(stages)} stages in {folder}")
-        spec, params = _train_student(session, folder, spec, text, dev, corpus.tagset, teacher)
+        peers = share.peers if share else None
+        spec, params = _train_student(
+            session, folder, spec, text, dev, corpus.tagset, teacher, peers
+        )
         save = partial(
             save_bundle, folder / "student", kind=config.kind, sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
@@ -187,20 +213,6 @@ def distil(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Path, T
 
 def _lead(teacher: Teaching) -> Trained | Given:
     return teacher.lead if isinstance(teacher, Ensemble) else teacher
-
-
-def _start_table(
-    session: Session, text: Text, teacher: Teaching
-) -> Float[np.ndarray, "V D"] | None:
-    """The teacher's rows for the student's pieces; None where there is no teacher's table."""
-    teacher, config = _lead(teacher), session.experiment.student
-    if isinstance(teacher, Given) or config.checkpoint or config.embedding == "random":
-        return None
-    table = fetched(teacher.params["embed"]["table"])
-    if text.kept is not None:
-        return table[text.kept]
-    key = jax.random.key(session.experiment.run.seed)
-    return transplant(table, teacher.tokenizer, text.tokenizer, key)
 
 
 def _write_plan(
@@ -221,6 +233,7 @@ def _train_student(
     dev: EncodedStore,
     tagset: Labels,
     teacher: Teaching,
+    peers: Peers | None,
 ) -> tuple[StudentSpec, Params]:
     """The trained student, as it is deployed."""
     experiment = session.experiment
@@ -233,7 +246,8 @@ def _train_student(
     if cache is not None and (attends := getattr(spec, "attends", ())):
         cache = _attentive(session, text, teacher, cache, attends)
     spec, params = start_student(
-        config, spec, text.tokenizer, tagset, _start_table(session, text, teacher),
+        config, spec, text.tokenizer, tagset,
+        start_table(session, teacher, text.tokenizer, text.kept),
         key=jax.random.key(experiment.run.seed), say=session.say,
     )  # fmt: skip
     hosts.once(partial(_write_plan, folder, experiment, stages, params))
@@ -241,7 +255,7 @@ def _train_student(
         params = train_plan(
             session, folder, spec, params, stages, text.ours, dev, tagset,
             labelled=text.labelled, transfer=text.transfer, teacher=cache,
-            budget=experiment.run.token_budget, seed=experiment.run.seed,
+            budget=experiment.run.token_budget, seed=experiment.run.seed, peers=peers,
         ).params  # fmt: skip
     return deployed(spec, params)
 

@@ -13,8 +13,8 @@ from xdistil_jax.alignment import Target
 from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
 from xdistil_jax.deploy.bundle import Bundle, load_bundle
 from xdistil_jax.experiment import StudentConfig, restore
-from xdistil_jax.finetune import checkpoint_identity, transplant
-from xdistil_jax.labels import TagSet
+from xdistil_jax.finetune import checkpoint_identity
+from xdistil_jax.labels import Labels
 from xdistil_jax.models import hub
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.checkpoints import load_encoder, read_config_spec
@@ -23,6 +23,7 @@ from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import FAMILIES
 from xdistil_jax.models.functional import build
 from xdistil_jax.models.transformer import TransformerSpec
+from xdistil_jax.transplant import transplant
 from xdistil_jax.types import Params
 
 StudentSpec = BiLSTMSpec | TransformerSpec
@@ -137,7 +138,7 @@ def start_student(
     config: StudentConfig,
     spec: StudentSpec,
     tokenizer: Tokenizer,
-    tagset: TagSet,
+    tagset: Labels,
     table: Float[np.ndarray, "V D"] | None,
     *,
     key: Array,
@@ -155,21 +156,37 @@ def start_student(
         return spec, _from_checkpoint(config.checkpoint, spec, tokenizer, tagset, key, say)
     if table is None:
         return spec, build(spec).init(key)
-    if projected := config.embedding == "projected":
+    if config.embedding == "projected":
         spec = replace(spec, source_width=table.shape[1])
+    if config.embedding == "full":
+        spec = _full(spec, table.shape[1])
     params, scale = build(spec).init(key), config.embedding_scale
     if isinstance(spec, TransformerSpec):
         scale *= spec.encoder.initializer
-        if table.shape[1] == spec.encoder.width and not projected:
+        if table.shape[1] == spec.encoder.width and config.embedding in ("svd", "full"):
             return spec, {**params, "embed": {**params["embed"], "table": table}}
-    return spec, start_embedding(params, table, scale=scale, projected=projected)
+    return spec, start_embedding(
+        params, table, scale=scale, how=config.embedding, removed=config.removed_directions
+    )
+
+
+def _full(spec: StudentSpec, width: int) -> StudentSpec:
+    """A student that takes a table of ``width`` as it is."""
+    if isinstance(spec, BiLSTMSpec):
+        return replace(spec, embed=width)
+    if width != spec.encoder.width:
+        raise ValueError(
+            f"student.embedding is full, the teacher's table is {width} wide, and student.width "
+            f"{spec.encoder.width}: make them equal, or take svd"
+        )
+    return spec
 
 
 def _from_checkpoint(
     checkpoint: str,
     spec: StudentSpec,
     tokenizer: Tokenizer,
-    tagset: TagSet,
+    tagset: Labels,
     key: Array,
     say: Callable[[str], None],
 ) -> Params:

@@ -1,7 +1,9 @@
 """A plan, run in a folder: data placed, checkpoints, metrics.jsonl and TensorBoard around it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -27,22 +29,34 @@ from xdistil_jax.teacher.source import Teacher
 from xdistil_jax.types import Params
 
 
+class Peers(NamedTuple):
+    """Plans that are to share every compiled program: their batches get the form that fits all.
+
+    The rows on which each is trained, of one store, and what decides when each stops.
+    """
+
+    labelled: tuple[Int[np.ndarray, "N"], ...]
+    devs: tuple[EncodedStore, ...]
+
+
 def train_plan(
     session: Session, folder: Path, spec: Spec, params: Params, stages: tuple[Stage, ...],
     store: EncodedStore, dev: EncodedStore | None, tagset: Labels | None, *, labelled: np.ndarray,
     budget: int, seed: int, transfer: np.ndarray | None = None, teacher: Teacher | None = None,
-    split_over: Mesh | None = None, masking: Masking | None = None,
+    split_over: Mesh | None = None, masking: Masking | None = None, peers: Peers | None = None,
 ) -> PlanResult:  # fmt: skip
     """Run a plan in ``folder``, with checkpoints, metrics.jsonl and TensorBoard.
 
     ``split_over`` is the mesh over which the parameters are split; without it they are whole on
     every device of the session. With ``masking`` transfer text is its own teacher. Without ``dev``
-    there is no dev F1.
+    there is no dev F1. ``peers`` are all plans, this one among them, that are to share programs;
+    they learn from labels alone.
     """
     run_, mesh = session.experiment.run, split_over or session.mesh
     steps = run_.steps_per_call
-    lengths = [each.lengths for each in (store, dev) if each is not None]
-    widths = choose_widths(np.concatenate(lengths), run_.buckets)
+    peers = peers or Peers((), () if dev is None else (dev,))
+    lengths = np.concatenate([store.lengths, *(peer.lengths for peer in peers.devs)])
+    widths = choose_widths(lengths, run_.buckets)
     buckets = Buckets(widths, budget, run_.shards)
     if transfer is None or (teacher is None and masking is None):
         transfer = np.zeros(0, np.int64)
@@ -58,10 +72,13 @@ def train_plan(
     resident = _held(session, store, sources, teacher, mesh, buckets)
     tagged = None
     if dev is not None and tagset is not None:
-        tagged = tagged_set(dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding)
+        tagged = tagged_set(
+            dev, buckets, tagset, mesh, steps=steps, decoding=run_.decoding, peers=peers.devs
+        )
     training = Training(
         Model(spec, lookup, session.dtype, mesh, split_over is not None, masking), store, *sources,
-        buckets.capped(*sources), tagged, teacher,
+        _capped(buckets, sources, [_source(store, rows, 1.0) for rows in peers.labelled]),
+        tagged, teacher,
         () if teacher is None else replicate(teacher.arrays, mesh),
         HeldOut.of(store, held_out, buckets, teacher, mesh, steps=steps), seed, steps,
         checkpoints, writer, session.stop, resident,
@@ -75,6 +92,13 @@ def train_plan(
             writer.close()
         finally:
             checkpoints.close()
+
+
+def _capped(buckets: Buckets, own: Sequence[Source], peers: Sequence[Source]) -> Buckets:
+    """Batches no larger than this plan fills, or the largest of its peers."""
+    forms = [buckets.capped(*own), *map(buckets.capped, peers)]
+    columns = zip(*(form.most for form in forms), strict=True)
+    return replace(buckets, most=tuple(max(column) for column in columns))
 
 
 def _held(

@@ -93,6 +93,68 @@ def test_drawn_sentences_are_golden(root):
     assert [" ".join(s.words) for s in corpus.train] == ["en 7", "en 19", "en 11", "en 16"]
 
 
+def test_a_budget_of_labels_keeps_the_text(root):
+    whole = load_corpus(_spec(root))
+    corpus = load_corpus(_spec(root, labels_per_language=10))
+    assert [s.language for s in corpus.train] == ["de"] * 8 + ["en"] * 8
+    assert [s.language for s in corpus.stopping] == ["de"] * 2 + ["en"] * 2
+    assert all(s.tags for s in (*corpus.train, *corpus.stopping))
+    assert (corpus.dev, corpus.tagset) == (whole.dev, whole.tagset)
+    assert whole.stopping == whole.dev
+    # All text is there, that of labelled sentences first, but for what decides when to stop.
+    carved = {s.words for s in corpus.stopping}
+    words = [s.words for s in corpus.transfer]
+    assert sorted(words) == sorted(s.words for s in whole.transfer if s.words not in carved)
+    labelled = [s.words for s in corpus.train if s.words != ("same",)]
+    assert words[: len(labelled)] == labelled
+    assert not any(s.tags for s in corpus.transfer)
+    assert {
+        "Labels: 10 sentences for each language.",
+        "4 labelled sentences of train, on which nothing was trained, decided when to stop; dev "
+        "did not.",
+    } < set(corpus.log.notes)
+    cut = load_corpus(_spec(root, train_limit=10))
+    assert len(cut.transfer) < len(corpus.transfer), "train_limit cuts text, too"
+    assert (
+        load_corpus(_spec(root, labels_per_language=10, dev_from_train=0.0)).stopping == whole.dev
+    )
+    bare = load_corpus(_spec(root, labels_per_language=10, train_as_transfer=False))
+    assert {s.words[0] for s in bare.transfer} == {"line"}
+
+
+def test_a_withheld_language_gives_its_text_only(root):
+    whole = load_corpus(_spec(root))
+    corpus = load_corpus(_spec(root, zero_shot=("de",)))
+    assert {s.language for s in (*corpus.train, *corpus.stopping)} == {"en"}
+    assert corpus.dev == whole.dev
+    assert sorted(corpus.transfer) == sorted(whole.transfer)
+    # There need be no labels of it at all, and its unlabelled text is read like any other's.
+    (root / "ner" / "de" / "train.txt").unlink()
+    (root / "text" / "de.txt").write_text("noch eine Zeile .\n")
+    for languages in ((), ("de", "en")):
+        alone = load_corpus(_spec(root, zero_shot=("de",), languages=languages))
+        assert alone.train == corpus.train
+        assert [s.words for s in alone.transfer if s.language == "de"] == [
+            ("noch", "eine", "Zeile", ".")
+        ]
+    with pytest.raises(CorpusError, match=r"ner/de: no train file"):
+        load_corpus(_spec(root, languages=("de", "en")))
+    with pytest.raises(CorpusError, match=r"data.zero_shot names xx"):
+        load_corpus(_spec(root, zero_shot=("xx",)))
+
+
+@pytest.mark.parametrize("limit", [0, 10, 30, 60, 500])
+def test_one_limit_for_all_transfer_text(root, limit):
+    whole = load_corpus(_spec(root, labels_per_language=10))
+    corpus = load_corpus(_spec(root, labels_per_language=10, transfer_limit=limit))
+    assert (corpus.train, corpus.stopping) == (whole.train, whole.stopping)
+    assert len(corpus.transfer) == min(limit, len(whole.transfer))
+    found = [s.words for s in corpus.transfer]
+    assert found == [s.words for s in whole.transfer if s.words in found]
+    labelled = {s.words for s in corpus.train} - {("same",)}
+    assert labelled <= set(found) or limit < len(labelled)
+
+
 @pytest.mark.parametrize("damage", ["missing", "broken", "double"])
 @pytest.mark.parametrize("by", ["root", "file"])
 def test_the_test_set_is_read_by_load_test_alone(root, monkeypatch, damage, by):

@@ -21,6 +21,7 @@ from tests.distill.toys import (
     Teacher,
     make_model,
     make_params,
+    make_store,
 )
 from xdistil_jax import labels
 from xdistil_jax.data import tokenizer as tokenizer_module
@@ -122,6 +123,29 @@ def language_mean_by_seqeval(numbers):
         if any(labels.spans(tags) for tags in truth):
             scores.append(f1_score(truth, guess, zero_division=0))
     return np.mean(scores)
+
+
+@pytest.mark.parametrize("decoding", ["argmax", "iob2"])
+def test_peers_have_one_form_and_their_own_figures(decoding):
+    model, params = make_model(), replicate(make_params(3), MESH)
+    sets = [make_store(count, seed=count) for count in (40, 7, 23)]
+
+    def placed(store, peers=()):
+        return tagged_set(store, TWO, TAGS, MESH, steps=2, decoding=decoding, peers=peers)
+
+    alone = [placed(store) for store in sets]
+    together = [placed(store, sets) for store in sets]
+    assert len({(each.gold.shape, each.sizes.shape) for each in alone}) == 3
+    assert {each.gold.shape for each in together} == {alone[0].gold.shape}
+    assert {each.sizes.shape for each in together} == {alone[0].sizes.shape}
+    for store, one, other in zip(sets, alone, together, strict=True):
+        figures = [dev_f1(model.student, "float32", params, each) for each in (one, other)]
+        assert figures[0] == figures[1] > 0
+        tags = [
+            tags_by_sentence(predict(model.student, "float32", params, each), store, TAGS)
+            for each in (one, other)
+        ]
+        assert tags[0] == tags[1]
 
 
 @settings(deadline=None, max_examples=25)

@@ -42,6 +42,7 @@ def gradual(row):
 
 
 TABLE_3 = {
+    "D0": [CE],
     "D0-S": [CE],
     "D1": [JOINT],
     "D2": [("joint", ("ce", "logit", "repr"), GROUPS, 0.5, F1)],
@@ -253,7 +254,7 @@ def test_a_fresh_head_is_drawn_once_before_the_last_stage():
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("d42", "d4.2"), ("D0", "d0-s"), ("logitce", "logit-ce")]
+    ("typed", "meant"), [("d42", "d4.2"), ("D0-", "d0-s"), ("logitce", "logit-ce")]
 )
 def test_an_unknown_strategy_names_the_nearest(typed, meant):
     with pytest.raises(ValueError, match=f"unknown strategy '{typed}': did you mean .*{meant}"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from statistics import fmean, pstdev
 
 import pytest
 
@@ -78,6 +79,23 @@ def test_table_is_narrow_whatever_the_number_and_names_of_models(count):
     assert max(map(len, text.splitlines())) < 100
     for number in range(count):
         assert len(re.findall(rf"  {number} a long", text)) == 1
+
+
+def test_languages_without_labels_stand_apart():
+    rows = [row._replace(zero_shot=("au",)) for row in _rows()]
+    text = page.table(rows)
+    everything = {name: each.f1 for name, each in rows[0].scores.languages.items()}
+    assert "au (zero-shot)" in text
+    assert _line(text, "zero-shot").split()[1:4] == [f"{everything.pop('au'):.1f}", "±", "0.0"]
+    mean, std = fmean(everything.values()), pstdev(everything.values())
+    assert _line(text, "with labels").split()[2:5] == [f"{mean:.1f}", "±", f"{std:.1f}"]
+    report = json.loads(json.dumps(_report(rows)))
+    assert "| au (zero-shot) |" in page.render(report)
+    assert "| with labels |" in page.render(report)
+    assert "zero-shot" not in page.table(_rows()) + page.render(_report())
+    # A report of an older version knows nothing of it.
+    del report["models"][0]["zero_shot"]
+    assert page.Row.from_json(report["models"][0]).zero_shot == ()
 
 
 def test_the_unseen_block_is_there_only_if_measured():

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from xdistil_jax.data.budget import allot, first_of
 from xdistil_jax.data.leaks import text_key
 from xdistil_jax.data.readers import ReadLog, Sentence, read
 from xdistil_jax.data.sources import HUB, CorpusError, language_of, missing, split_files
@@ -51,7 +51,9 @@ class DataSpec:
     on_mismatch: str = "error"
     """What a sentence that can't be used is: error, or skip (and be counted)."""
     train_limit: int | None = None
-    """Train sentences per language: the first ones after a shuffle that the seed decides."""
+    """Train sentences per language: the first ones after a shuffle that the seed decides.
+
+    The others are not there at all, neither labels nor text: see ``labels_per_language``."""
     unlabelled_limit: int | None = None
     """The same for lines of unlabelled text."""
     train_as_transfer: bool = True
@@ -61,6 +63,21 @@ class DataSpec:
     seed: int = 0
     task: Literal["tagging", "classification"] = "tagging"
     """Tags of words; or a class of each text, or pair of texts, in which ``types`` are classes."""
+    labels_per_language: int | None = None
+    """Train sentences per language that keep their labels, drawn as by ``train_limit``.
+
+    The text of the others stays: it belongs to the transfer set."""
+    dev_from_train: float | None = None
+    """Share of the labels of each language that decides when to stop and trains nothing.
+
+    Then the dev set is only reported. None: 0.2 with ``labels_per_language``, else 0."""
+    transfer_limit: int | None = None
+    """Sentences of all transfer text: labelled text first, then that of other train sentences, then
+    unlabelled text. Of the kind in which the limit falls, a draw over all languages."""
+    zero_shot: tuple[str, ...] = ()
+    """Languages whose labels are withheld from teacher and student, and from what decides when to
+    stop. Their train text, if there is any, belongs to the transfer set; their figures stand apart
+    in reports."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +86,13 @@ class Corpus:
 
     train: Sequence[Sentence]
     dev: tuple[Sentence, ...]
+    """What figures are reported of."""
     transfer: Sequence[Sentence]
     """Train text first, then unlabelled text; without tags, and without sentences of dev."""
     tagset: Labels
     log: ReadLog
+    stopping: tuple[Sentence, ...]
+    """What decides when training stops, and which parameters are best: dev, or labels of train."""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -105,11 +125,16 @@ def load_corpus(spec: DataSpec, folder: Path | None = None) -> Corpus:
         unlabelled = _unlabelled(spec, train, log)
     if spec.train_limit is not None:
         train = spool(draw(train, spec.train_limit, spec.seed, folder), folder)
-    dev_texts = {text_key(sentence) for sentence in dev}
+    allotted = allot(
+        train, dev, labels=spec.labels_per_language, share=spec.dev_from_train,
+        withheld=spec.zero_shot, seed=spec.seed, folder=folder,
+    )  # fmt: skip
+    log.notes += allotted.notes
+    held_out = {text_key(sentence) for sentence in (*dev, *allotted.stopping)}
 
     def apart(sentences: Iterable[Sentence]) -> Iterator[Sentence]:
         for sentence in sentences:
-            if text_key(sentence) in dev_texts:
+            if text_key(sentence) in held_out:
                 log.dropped += 1
             else:
                 yield Sentence(sentence.words, None, sentence.language)
@@ -117,8 +142,9 @@ def load_corpus(spec: DataSpec, folder: Path | None = None) -> Corpus:
     rest = apart(unlabelled)
     if spec.unlabelled_limit is not None:
         rest = draw(rest, spec.unlabelled_limit, spec.seed, folder)
-    transfer = chain(apart(train if spec.train_as_transfer else ()), rest)
-    return Corpus(train, dev, spool(transfer, folder), tagset, log)
+    own = (allotted.train, allotted.text) if spec.train_as_transfer else ()
+    transfer = first_of((*map(apart, own), rest), spec.transfer_limit, spec.seed, folder)
+    return Corpus(allotted.train, dev, spool(transfer, folder), tagset, log, allotted.stopping)
 
 
 def check_test(spec: DataSpec) -> None:
@@ -270,11 +296,16 @@ def _sources(spec: DataSpec, split: str) -> list[tuple[str, str | None]]:
     if split_files(root, split):
         return [(str(path), sole) for path in split_files(root, split)]
     folders = [root / language for language in spec.languages] or [
-        path
-        for path in sorted(root.iterdir())
-        if path.is_dir() and (split_files(path, split) or split_files(path, "train"))
+        path for path in sorted(root.iterdir()) if _has(path, split) or _has(path, "train")
     ]
+    if split == "train":
+        # Of a language whose labels are withheld there need be none.
+        folders = [each for each in folders if each.name not in spec.zero_shot or _has(each, split)]
     return [(str(path), folder.name) for folder in folders for path in _required(folder, split)]
+
+
+def _has(folder: Path, split: str) -> bool:
+    return folder.is_dir() and bool(split_files(folder, split))
 
 
 def _required(folder: Path, split: str) -> list[Path]:
@@ -287,7 +318,7 @@ def _required(folder: Path, split: str) -> list[Path]:
 
 
 def _unlabelled(spec: DataSpec, train: Sequence[Sentence], log: ReadLog) -> Iterator[Sentence]:
-    known = sorted({sentence.language for sentence in train})
+    known = sorted({sentence.language for sentence in train} | set(spec.zero_shot))
     sole = known[0] if len(known) == 1 else None
     reading = read
     if spec.task == "classification":

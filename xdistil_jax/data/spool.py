@@ -3,7 +3,7 @@
 import json
 import random
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -140,18 +140,52 @@ def draw(
     Only sentences that may be among them are spooled. Python promises the numbers of ``random()``
     for ever.
     """
-    urns: dict[str, _Urn] = {}
-
-    def candidates() -> Iterator[Sentence]:
-        owner = 0
-        for sentence in sentences:
-            language = sentence.language
-            if language not in urns:
-                urns[language] = _Urn(limit, f"{seed} {language}")
-            if urns[language].accepts(owner):
-                owner += 1
-                yield sentence
-
-    spooled = spool(candidates(), folder)
+    urns = _Urns(limit, seed)
+    spooled = spool(_candidates(sentences, lambda each: urns[each.language]), folder)
     owners = chain.from_iterable(urn.lowest()[0].tolist() for urn in urns.values())
     return (spooled[owner] for owner in owners)
+
+
+def places(
+    sentences: Iterable[Sentence], limit: int, seed: int
+) -> dict[str, Int64[np.ndarray, "N"]]:
+    """Language -> where those that ``draw`` gives of it stand in ``sentences``, in its order."""
+    urns = _Urns(limit, seed)
+    for place, sentence in enumerate(sentences):
+        urns[sentence.language].accepts(place)
+    return {language: urn.lowest()[0] for language, urn in urns.items()}
+
+
+def sample(
+    sentences: Iterable[Sentence], limit: int, seed: int, folder: Path | None = None
+) -> Iterator[Sentence]:
+    """``limit`` of all sentences, whatever their languages, in their order.
+
+    A smaller limit gives a part of what a larger one gives; only candidates are spooled.
+    """
+    urn = _Urn(limit, f"{seed}")
+    spooled = spool(_candidates(sentences, lambda each: urn), folder)
+    return (spooled[owner] for owner in sorted(urn.lowest()[0].tolist()))
+
+
+class _Urns(dict[str, _Urn]):
+    """An urn for each language, made when it is first asked for."""
+
+    def __init__(self, limit: int, seed: int) -> None:
+        super().__init__()
+        self._limit, self._seed = limit, seed
+
+    def __missing__(self, language: str) -> _Urn:
+        self[language] = _Urn(self._limit, f"{self._seed} {language}")
+        return self[language]
+
+
+def _candidates(
+    sentences: Iterable[Sentence], urn_of: Callable[[Sentence], _Urn]
+) -> Iterator[Sentence]:
+    """Sentences whose urns accept them, numbered in this order."""
+    owner = 0
+    for sentence in sentences:
+        if urn_of(sentence).accepts(owner):
+            owner += 1
+            yield sentence

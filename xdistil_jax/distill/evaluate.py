@@ -35,7 +35,8 @@ class TaggedSet(NamedTuple):
 
     A sentence cut into windows is put together again: each word takes its logits from the row that
     owns it, so scores don't depend on the maximum length. Sentence s is the words ``starts[s]`` up
-    to ``starts[s] + sizes[s]``. A text to classify is one word.
+    to ``starts[s] + sizes[s]``. A text to classify is one word. Words and sentences may end in
+    padding, which has no entity.
     """
 
     feeds: tuple[tuple[Feed, Int[Array, "K B T"]], ...]
@@ -52,10 +53,15 @@ class TaggedSet(NamedTuple):
 
 def tagged_set(
     store: EncodedStore, buckets: Buckets, tagset: Labels, mesh: Mesh, *,
-    steps: int, decoding: Decoding,
+    steps: int, decoding: Decoding, peers: Sequence[EncodedStore] = (),
 ) -> TaggedSet:  # fmt: skip
-    """Place every row of ``store`` on the devices for scoring."""
-    words = int(store.word_counts.sum())
+    """Place every row of ``store`` on the devices for scoring.
+
+    As many words and sentences as the largest of ``peers`` has, filled up with padding: sets of
+    the same peers share the programs that score them.
+    """
+    words = max(int(each.word_counts.sum()) for each in (store, *peers))
+    sentences = max(len(each.word_counts) for each in (store, *peers))
     row_of = np.repeat(np.arange(store.rows), store.lengths)
     owned = (store.word >= 0) & store.owned
     slot = np.where(owned, store.word_offsets[store.sentence[row_of]] + store.word, words)
@@ -74,7 +80,9 @@ def tagged_set(
         index, real = pieces(store, rows, buckets.widths[call.bucket])
         slots = np.where(real, slot[index], words).astype(np.int32)
         feeds.append((feed, place_batch(slots, mesh, leading=1)))
-    starts, sizes = (a.astype(np.int32) for a in (store.word_offsets[:-1], store.word_counts))
+    empty = (0, sentences - len(store.word_counts))
+    starts = np.pad(store.word_offsets[:-1], empty).astype(np.int32)
+    sizes = np.pad(store.word_counts, empty).astype(np.int32)
     placed = replicate((gold, first, language, starts, sizes), mesh)
     return TaggedSet(tuple(feeds), *placed, store.languages, tagset, decoding, mesh)
 

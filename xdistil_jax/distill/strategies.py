@@ -23,6 +23,9 @@ PUBLISHED: dict[str, Schedule] = {
 (``CosineLRSchedule``), the transformer student of the third, and the teacher of the second, which
 warms up for 10 of its 32 epochs. Their Adam doesn't clip: ``clip=1e9``."""
 
+PER_LANGUAGE = ("D0",)
+"""Strategies whose stages are run once for each language, on its own labels."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -74,10 +77,10 @@ class Tuning:
 def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, tuple[Stage, ...]]:
     """name -> stages, for a student whose parameter ``groups`` run from the head down.
 
-    D0-S labels only · D1 joint labels and logits · D2 and representations (equation 7) ·
-    D3 representations first, then jointly · D4 one loss after the other. ``.2`` unfreezes
-    gradually (Algorithm 1; the first stage end to end, as in every version of the code, unless
-    ``unfreeze_repr``).
+    D0 labels only, a student for each language · D0-S one for all · D1 joint labels and logits ·
+    D2 and representations (equation 7) · D3 representations first, then jointly · D4 one loss after
+    the other. ``.2`` unfreezes gradually (Algorithm 1; the first stage end to end, as in every
+    version of the code, unless ``unfreeze_repr``).
     """
     t = tuning
 
@@ -104,6 +107,7 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
         logit, name="repr+logit", terms=(Term(t.repr_loss, t.beta), Term(t.logit_loss, t.gamma))
     )
     return {
+        "D0": (ce,),
         "D0-S": (ce,),
         "D1": (joint,),
         "D2": (all_three,),

@@ -1,9 +1,13 @@
-"""A small embedding table from the teacher's large one."""
+"""A small embedding table from a large one: the rows of Table 7."""
+
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from xdistil_jax.types import Params
+
+How = Literal["svd", "pca", "ppa", "projected", "full", "vectors"]
 
 
 def svd_directions(
@@ -30,23 +34,71 @@ def svd_directions(
     return (right * np.sign(peaks)).astype(np.float32)
 
 
-def start_embedding(
-    params: Params, table: Float[np.ndarray, "V D"], *, scale: float, projected: bool
-) -> Params:
-    """A student's parameters whose embedding starts from the teacher's ``table``.
+def reduced(
+    table: Float[np.ndarray, "V D"], rank: int, how: How, *, removed: int = 0
+) -> Float[np.ndarray, "V E"]:
+    """``table`` brought to ``rank`` columns; ``full`` and ``vectors`` leave it as it is.
 
-    Its truncated SVD, left singular vectors times singular values, brought to the standard
-    deviation ``scale`` (0: as it is). With ``projected``, as ``table @ directions`` of which the
-    directions are trained: see ``join_embedding``.
+    ``svd`` is its truncated SVD, left singular vectors times singular values; ``pca`` the same of
+    the table less its mean row. ``ppa`` also takes out the first directions before and after
+    (Raunak et al. 2019, algorithm 2); of how many, see ``without_first``.
+
+    Raises:
+        ValueError: for a rank, or a number of directions, that the table hasn't.
     """
-    directions = svd_directions(table, params["embed"]["table"].shape[1])
+    if how in ("full", "vectors"):
+        return np.asarray(table, np.float32)
+    if how == "ppa":
+        small = reduced(without_first(table, removed), rank, "pca")
+        return without_first(small, removed)
+    if how == "pca":
+        table = _centred(table)
+    return table @ svd_directions(table, rank)
+
+
+def without_first(table: Float[np.ndarray, "V D"], removed: int = 0) -> Float[np.ndarray, "V D"]:
+    """``table`` less its mean row and its first ``removed`` principal directions.
+
+    "All but the top" (Mu and Viswanath 2018, algorithm 1); 0: their D / 100, at least one.
+
+    Raises:
+        ValueError: if that leaves nothing.
+    """
+    width = table.shape[1]
+    removed = removed or max(1, round(width / 100))
+    if removed >= width:
+        raise ValueError(f"{removed} directions taken out of {width}: expected fewer")
+    table = _centred(table)
+    first = svd_directions(table, removed)
+    return table - (table @ first) @ first.T
+
+
+def _centred(table: Float[np.ndarray, "V D"]) -> Float[np.ndarray, "V D"]:
+    return (table - table.mean(0, dtype=np.float64)).astype(np.float32)
+
+
+def start_embedding(
+    params: Params, table: Float[np.ndarray, "V D"], *, scale: float, how: How, removed: int = 0
+) -> Params:
+    """A student's parameters whose embedding starts from ``table``: see ``reduced``.
+
+    It is brought to the standard deviation ``scale`` (0: as it is). ``projected`` is the truncated
+    SVD, too, but as ``table @ directions``, of which the directions are trained: see
+    ``join_embedding``.
+    """
+    rank = params["embed"]["table"].shape[1]
+    if how != "projected":
+        start = reduced(table, rank, how, removed=removed)
+        return {**params, "embed": {**params["embed"], "table": start * _factor(start, scale)}}
+    directions = svd_directions(table, rank)
     start = table @ directions
-    factor = np.float32(scale / start.std() if scale else 1.0)
-    if not projected:
-        return {**params, "embed": {**params["embed"], "table": start * factor}}
-    factored = {"table": np.zeros_like(start), "projection": directions * factor}
+    factored = {"table": np.zeros_like(start), "projection": directions * _factor(start, scale)}
     embed = {**params["embed"], **factored}
     return {**params, "embed": embed, "source": {"table": np.asarray(table, np.float32)}}
+
+
+def _factor(start: Float[np.ndarray, "V E"], scale: float) -> np.float32:
+    return np.float32(scale / start.std() if scale else 1.0)
 
 
 def join_embedding(params: Params) -> Params:

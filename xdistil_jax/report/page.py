@@ -3,7 +3,7 @@
 import json
 import platform
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from itertools import chain
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ class Row(NamedTuple):
 
     ``unseen`` scores the sentences that occur in neither train nor transfer. ``kept`` is in
     percent; ``compression`` and the speed-ups: how many times smaller and faster than the teacher.
+    ``zero_shot`` are languages of which no label was seen.
     """
 
     name: str
@@ -39,18 +40,21 @@ class Row(NamedTuple):
     kept: float | None
     speedup_batch: float | None
     speedup_one: float | None
+    zero_shot: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""
         unseen = None if self.unseen is None else self.unseen.to_json()
-        return self._asdict() | {"scores": self.scores.to_json(), "unseen": unseen}
+        own = {"scores": self.scores.to_json(), "unseen": unseen}
+        return self._asdict() | own | {"zero_shot": list(self.zero_shot)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Row":
         """The inverse of ``to_json``."""
         unseen = None if record["unseen"] is None else read_scores(record["unseen"])
         scores = read_scores(record["scores"])
-        return cls(**{**record, "scores": scores, "unseen": unseen})
+        zero_shot = tuple(record.get("zero_shot", ()))
+        return cls(**{**record, "scores": scores, "unseen": unseen, "zero_shot": zero_shot})
 
 
 def compose(
@@ -99,11 +103,12 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.2f}M" if count >= 100_000 else f"{count:,}"
 
 
-def _languages(scores: Sequence[AnyScores | None]) -> list[Line]:
+def _languages(scores: Sequence[AnyScores | None], zero_shot: Collection[str] = ()) -> list[Line]:
     known = [each for each in scores if each is not None]
     names = sorted(set(chain.from_iterable(each.languages for each in known)))
+    marked = {name: f"{name} (zero-shot)" if name in zero_shot else name for name in names}
     return [
-        [name, *(_percent(each.of_language(name) if each else None) for each in scores)]
+        [marked[name], *(_percent(each.of_language(name) if each else None) for each in scores)]
         for name in names
     ]
 
@@ -122,9 +127,30 @@ def _figure(rows: Sequence[Row]) -> str:
     return rows[0].scores.figure if rows else "F1"
 
 
+def _zero_shot(rows: Sequence[Row]) -> set[str]:
+    return set(chain.from_iterable(row.zero_shot for row in rows))
+
+
+def _apart(rows: Sequence[Row]) -> list[Line]:
+    """Languages with labels and without, where there are both; nothing otherwise."""
+
+    def among(row: Row, zero_shot: bool) -> str:
+        chosen = row.scores.languages.items()
+        kept = {name: each for name, each in chosen if (name in row.zero_shot) == zero_shot}
+        return _spread(row.scores._replace(languages=kept))
+
+    if not any(row.zero_shot for row in rows):
+        return []
+    return [
+        ["with labels", *(among(row, zero_shot=False) for row in rows)],
+        ["zero-shot", *(among(row, zero_shot=True) for row in rows)],
+    ]
+
+
 def _summary(rows: Sequence[Row]) -> list[Line]:
     return [
         *_over_all([row.scores for row in rows]),
+        *_apart(rows),
         [f"% of teacher's {_figure(rows)} kept", *(_percent(row.kept) for row in rows)],
         ["parameters", *(_size(row.parameters) for row in rows)],
         ["compression", *(_times(row.compression) for row in rows)],
@@ -174,10 +200,11 @@ def table(rows: Sequence[Row]) -> str:
 
     rule = "-" * (_LABEL_WIDTH + len(rows) * (width + 2))
     lines = [line([_figure(rows), *names]), rule]
-    lines += [line(cells) for cells in _languages([row.scores for row in rows])]
+    scores, zero_shot = [row.scores for row in rows], _zero_shot(rows)
+    lines += [line(cells) for cells in _languages(scores, zero_shot)]
     for block in (_summary(rows), _unseen(rows)):
         lines += [rule, *map(line, block)] if block else []
-    undefined = _undefined([row.scores for row in rows])
+    undefined = _undefined(scores)
     return "\n".join([*lines, *([_wrap(undefined)] if undefined else [])])
 
 
@@ -284,11 +311,14 @@ def render(report: Mapping[str, Any]) -> str:
     header = ["", *(row.name for row in rows)]
     explained = rows[0].scores.explained if rows else ""
     parts = [f"# {report['title']}", _provenance(report, explained), *report.get("notes", ())]
-    parts += [_markdown(header, _languages(scores) + _summary(rows)), _undefined(scores)]
+    parts += [
+        _markdown(header, _languages(scores, _zero_shot(rows)) + _summary(rows)),
+        _undefined(scores),
+    ]
     if _unseen(rows):
         parts += [
             "## Sentences in neither train nor transfer",
-            _markdown(header, _languages(unseen) + _unseen(rows)),
+            _markdown(header, _languages(unseen, _zero_shot(rows)) + _unseen(rows)),
             _undefined(unseen),
         ]
     if report.get("latency"):
