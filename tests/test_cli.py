@@ -15,8 +15,9 @@ import xdistil_jax
 from tests.deploy.toys import save_toy
 from tests.teacher.toys import build_toy, make_store, random_rows
 from xdistil_jax import cli, terminal
+from xdistil_jax.configs import StudentConfig
 from xdistil_jax.data.corpus import DataSpec
-from xdistil_jax.experiment import Experiment, StudentConfig
+from xdistil_jax.experiment import Experiment
 
 EXPERIMENT = """
 from xdistil_jax import DataSpec, Experiment, RunConfig

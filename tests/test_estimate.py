@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from xdistil_jax.chips import read_chip
+from xdistil_jax.configs import RunConfig, TeacherConfig
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
 from xdistil_jax.distill.strategies import Recipe
 from xdistil_jax.estimate import (
@@ -19,7 +20,7 @@ from xdistil_jax.estimate import (
     stage_slots,
     trained_groups,
 )
-from xdistil_jax.experiment import Experiment, RunConfig, TeacherConfig
+from xdistil_jax.experiment import Experiment
 from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build

@@ -9,19 +9,11 @@ import typing
 
 import pytest
 
+from xdistil_jax.configs import RunConfig, StudentConfig, TeacherConfig, student_config
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
 from xdistil_jax.distill.strategies import PUBLISHED, Recipe, Tuning, strategies
-from xdistil_jax.experiment import (
-    Experiment,
-    RunConfig,
-    StudentConfig,
-    TeacherConfig,
-    hash8,
-    restore,
-    settings,
-    student_config,
-)
+from xdistil_jax.experiment import Experiment, hash8, restore, settings
 from xdistil_jax.quickstart import experiment as quickstart
 
 OWN_STAGES = (

@@ -22,10 +22,10 @@ from xdistil_jax import (
     trees,
 )
 from xdistil_jax.alignment import Target, find_target, imitated_layers
+from xdistil_jax.configs import STUDENTS, TeacherConfig, student_config
 from xdistil_jax.counting import student_sizes
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
-from xdistil_jax.experiment import STUDENTS, TeacherConfig, student_config
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.checkpoints import load_encoder, save_encoder
 from xdistil_jax.models.deberta import DebertaSpec

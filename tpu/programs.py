@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from xdistil_jax.alignment import Target, imitated_layers
+from xdistil_jax.configs import STUDENTS, TeacherConfig
 from xdistil_jax.data.batches import Buckets
 from xdistil_jax.distill.rates import abstract_hparams
 from xdistil_jax.distill.stages import Stage
@@ -27,7 +28,7 @@ from xdistil_jax.distill.step import (
     predict_call,
     train_call,
 )
-from xdistil_jax.experiment import STUDENTS, Experiment, TeacherConfig
+from xdistil_jax.experiment import Experiment
 from xdistil_jax.finetune import fine_tuning, split_mesh
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec, read_spec

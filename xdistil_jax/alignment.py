@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
+from xdistil_jax.configs import StudentConfig, TeacherConfig
 from xdistil_jax.distill.stages import Stage
-from xdistil_jax.experiment import Experiment, StudentConfig, TeacherConfig
+from xdistil_jax.experiment import Experiment
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec
 from xdistil_jax.session import Ensemble, Given, Trained

@@ -5,11 +5,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xdistil_jax import storage
+from xdistil_jax.arguments import DistilArguments, EvalArguments, QuickstartArguments
 from xdistil_jax.lazy import TRAIN
 from xdistil_jax.planning import load_experiment, plan_options, plan_texts
 from xdistil_jax.storage import shown
@@ -113,14 +114,6 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     print(f"{split} figures. Report: {shown(result.folder / 'report.md')}")
 
 
-@dataclass(frozen=True)
-class QuickstartArguments:
-    """Teacher, label-only and distilled student on the embedded corpus, in a few minutes."""
-
-    out: str = "runs"
-    seed: int = 0
-
-
 def _quickstart(arguments: list[str]) -> None:
     given = _parse(QuickstartArguments, arguments, "quickstart")
     from xdistil_jax import hosts
@@ -138,34 +131,12 @@ def _quickstart(arguments: list[str]) -> None:
     print(f"Run folder: {shown(found.folders[-1])}")
 
 
-@dataclass(frozen=True)
-class DistilArguments:
-    """A student from your own files. Every field of an experiment can follow: --run.seed 1."""
-
-    train: str
-    """Labelled text: CoNLL, WikiAnn or TSV (plain or .gz), or a datasets folder or hub name.
-    With --data.task classification text<TAB>class, or text<TAB>text<TAB>class."""
-    dev: str
-    """Labelled text that decides when to stop."""
-    teacher: tuple[str, ...] = ()
-    """Hugging Face folders or hub names (several: an ensemble); or --teacher.outputs FOLDER."""
-    test: str = ""
-    """Labelled text, read once at the end."""
-    unlabelled: tuple[str, ...] = ()
-    """Transfer text, one sentence a line."""
-    student: str = "tiny"
-    """tiny, small or base; or a transformer: l6-h256, l6-h384 or l12-h384."""
-    strategy: str = "D4.2"
-    name: str = "distil"
-    on_mismatch: Literal["error", "skip"] = "error"
-    """What a sentence that can't be used is: an error, or skipped and counted."""
-
-
 def _distil(arguments: list[str]) -> None:
     import tyro
 
+    from xdistil_jax.configs import EnsembleConfig, TeacherConfig, student_config
     from xdistil_jax.data.corpus import DataSpec
-    from xdistil_jax.experiment import EnsembleConfig, Experiment, TeacherConfig, student_config
+    from xdistil_jax.experiment import Experiment
 
     if {"-h", "--help"} & set(arguments):
         _parse(DistilArguments, ["--help"], "distil")
@@ -256,13 +227,6 @@ def _plan(arguments: list[str]) -> None:
         print(options.format_help().partition("\n\n")[2])
     for text in plan_texts(_chosen(rest, "plan"), given):
         print(text, flush=True)
-
-
-@dataclass(frozen=True)
-class EvalArguments:
-    """Figures of a finished run. Reading the test set is counted in its report.json."""
-
-    split: Literal["dev", "test"] = "dev"
 
 
 def _eval(arguments: list[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from xdistil_jax import files, hosts, storage
 from xdistil_jax.compilation import persistent_cache
+from xdistil_jax.configs import RunConfig, TeacherConfig
 from xdistil_jax.data.corpus import DataSpec, ReadLog, load_text
 from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.packing import pack
@@ -20,7 +21,7 @@ from xdistil_jax.distill.loop import PlanResult, StopFlag, Writer
 from xdistil_jax.distill.masking import Masking
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
 from xdistil_jax.distill.strategies import Recipe
-from xdistil_jax.experiment import Experiment, RunConfig, TeacherConfig, hash8, settings
+from xdistil_jax.experiment import Experiment, hash8, settings
 from xdistil_jax.finetune import checkpoint_identity, choose_tokenizer, fitted, kept_by_primary
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from xdistil_jax import files, hosts, storage
+from xdistil_jax.configs import RunConfig, StudentConfig, TeacherConfig
 from xdistil_jax.data.corpus import DataSpec
 from xdistil_jax.distill.loop import StopFlag, Writer
 from xdistil_jax.distill.stages import Schedule, StopRule
 from xdistil_jax.distill.strategies import Recipe, Tuning
 from xdistil_jax.evaluation import compose_rows
-from xdistil_jax.experiment import Experiment, RunConfig, StudentConfig, TeacherConfig
+from xdistil_jax.experiment import Experiment
 from xdistil_jax.pipeline import run
 from xdistil_jax.report import page
 
