@@ -102,10 +102,10 @@ def _told(labels: int | None, withheld: tuple[str, ...], carved: int) -> Iterato
 
 
 def _kinds(
-    train: Iterable[Sentence], labels: int, share: float, seed: int, withheld: Collection[str]
+    train: Sequence[Sentence], labels: int, share: float, seed: int, withheld: Collection[str]
 ) -> Int8[np.ndarray, "N"]:
     drawn = places(train, labels, seed)
-    kinds = np.full(sum(1 for _ in train), _TEXT, np.int8)
+    kinds = np.full(len(train), _TEXT, np.int8)
     for language, where in drawn.items():
         if language in withheld:
             continue
