@@ -22,7 +22,10 @@ def variants(out):
 @pytest.fixture(scope="module")
 def conducted(tmp_path_factory, compiled_once):
     out = tmp_path_factory.mktemp("study")
-    study = Study("A study", variants(out), seeds=(0, 1), note="Mark this.", by_language=True)
+    study = Study(
+        "A study", variants(out), seeds=(0, 1), orders=(("embed 8", "embed 4"),),
+        note="Mark this.", by_language=True,
+    )  # fmt: skip
     said = []
     return study, conduct(study, say=said.append), said, out
 
@@ -66,6 +69,9 @@ def test_the_table_says_what_the_runs_report(conducted):
         assert "test" not in row, "nothing of it was read"
     assert table["embed 8"]["paper"] == "88.6"
     assert table["embed 4"]["paper"] == "—"
+    means = {name: sum(each.dev_f1 for each in results) / 2 for name, results in found.items()}
+    difference = means["embed 8"] - means["embed 4"]
+    assert f"- embed 8 over embed 4: {difference:+.1f} points (" in text
 
 
 def test_pieces_are_those_of_all_stages(tmp_path):

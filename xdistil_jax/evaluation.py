@@ -17,6 +17,7 @@ from xdistil_jax.experiment import settings
 from xdistil_jax.latency import measure_latency
 from xdistil_jax.report import bench, page
 from xdistil_jax.report.classes import AnyScores, read_scores, score_classes
+from xdistil_jax.report.compare import count_sentences, count_texts, counts_path, write_counts
 from xdistil_jax.report.metrics import retention, score
 from xdistil_jax.report.notes import leaks, notes
 from xdistil_jax.session import ByLanguage, Ensemble, Given, Session, Trained
@@ -41,8 +42,16 @@ def evaluate(
 
     The second is None without such sentences.
     """
+    return _judged(session, sentences, tag(session, model, sentences), fresh)
+
+
+def _judged(
+    session: Session,
+    sentences: Sequence[Sentence],
+    predicted: Sequence[Sequence[str]],
+    fresh: Bool[np.ndarray, "S"] | None,
+) -> tuple[AnyScores, AnyScores | None]:
     gold = [sentence.tags or () for sentence in sentences]
-    predicted = tag(session, model, sentences)
     languages = [sentence.language for sentence in sentences]
     scored = score_classes if session.experiment.data.task == "classification" else score
     everything = scored(gold, predicted, languages)
@@ -204,19 +213,28 @@ def _kept_scores(
     identity: str,
     fresh: Bool[np.ndarray, "S"],
 ) -> dict[str, Any]:
-    """A model's scores, kept in its folder: runs that share a teacher score it once."""
+    """A model's scores, kept in its folder: runs that share a teacher score it once.
+
+    Beside them lie the counts of each sentence, for ``report.compare``.
+    """
     mark = hashlib.blake2b(np.packbits(fresh).tobytes(), digest_size=4).hexdigest()
     path = None if model.folder is None else model.folder / f"scores-{identity}-{mark}.json"
     known = path.read_text(encoding="utf-8") if path is not None and path.is_file() else "null"
     if (kept := json.loads(hosts.primarys(known))) is not None:
         return kept
-    scores, rest = evaluate(session, model, sentences, fresh=fresh)
+    predicted = tag(session, model, sentences)
+    scores, rest = _judged(session, sentences, predicted, fresh)
     found = {
         "scores": scores.to_json(),
         "unseen": None if rest is None else rest.to_json(),
         "parameters": bench.parameters(model.params),
     }
     if path is not None and hosts.is_primary():
+        gold = [sentence.tags or () for sentence in sentences]
+        languages = [sentence.language for sentence in sentences]
+        whole = session.experiment.data.task == "classification"
+        counts = count_texts(gold, predicted) if whole else count_sentences(gold, predicted)
+        write_counts(counts_path(path.parent, identity), counts, languages)
         files.write_atomic(path, json.dumps(found))
     return found
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from xdistil_jax.experiment import Experiment, Result
-from xdistil_jax.report.findings import Finding, table
+from xdistil_jax.report.compare import Comparison, counts_path, paired_bootstrap, read_counts
+from xdistil_jax.report.findings import Finding, table, verdicts
 
 
 @dataclass(frozen=True)
@@ -106,15 +107,39 @@ def report(study: Study, results: Mapping[str, Sequence[Result]]) -> str:
     }
     paper = {variant.name: variant.paper for variant in study.variants}
     text = table(found, paper, by_language=study.by_language)
-    return "\n\n".join(each for each in (f"## {study.title}", study.note, text) if each) + "\n"
+    parts = (f"## {study.title}", study.note, text, verdicts(_compared(study, results)))
+    return "\n\n".join(each for each in parts if each) + "\n"
+
+
+def _compared(
+    study: Study, results: Mapping[str, Sequence[Result]]
+) -> dict[tuple[str, str], Comparison]:
+    """Each of the study's hypotheses, on test where it was read, else on dev."""
+    found = {}
+    for better, worse in study.orders:
+        counts, languages = [], []
+        for name in (better, worse):
+            each = [read_counts(_counts_of(result)) for result in results[name]]
+            counts.append([rows for rows, _ in each])
+            languages = each[0][1]
+        found[better, worse] = paired_bootstrap(*counts, languages)
+    return found
+
+
+def _counts_of(result: Result) -> Path:
+    figures = result.report["figures"]
+    return counts_path(result.folder, figures.get("test", figures["dev"])["sentences"])
 
 
 def student_pieces(folder: Path) -> int:
-    """How many pieces the student has been trained on, in all stages, after ``metrics.jsonl``."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    by_stage: dict[int, int] = {}
-    for record in map(json.loads, lines):
-        by_stage[record["stage"]] = record["pieces"]
+    """How many pieces the student has been trained on, in all stages, after ``metrics.jsonl``.
+
+    All students, where there is one for each language.
+    """
+    by_stage: dict[tuple[Path, int], int] = {}
+    for path in (*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl")):
+        for record in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            by_stage[path, record["stage"]] = record["pieces"]
     return sum(by_stage.values())
 
 

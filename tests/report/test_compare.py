@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from xdistil_jax.report.compare import count_sentences, paired_bootstrap
+from xdistil_jax.report.compare import (
+    count_sentences,
+    count_texts,
+    counts_path,
+    paired_bootstrap,
+    read_counts,
+    write_counts,
+)
 from xdistil_jax.report.metrics import score
 
 TAGS = [("B-PER", "I-PER", "O"), ("B-LOC", "O"), ("O", "O"), ("B-ORG", "B-LOC")]
@@ -30,6 +37,17 @@ def test_counts_add_up_to_the_reported_f1():
         correct, predicted, total = found[language == LANGUAGES].sum(axis=0)
         assert 200 * correct / (predicted + total) == pytest.approx(figures.f1)
         assert total == figures.support
+
+
+def test_counts_of_texts_add_up_to_the_accuracy(tmp_path):
+    gold, guess = [("a",), ("b",), ("a",), ("c",)], [("a",), ("a",), ("a",), ("c",)]
+    found = count_texts(gold, guess)
+    correct, predicted, total = found.sum(axis=0)
+    assert 200 * correct / (predicted + total) == 75
+    write_counts(path := counts_path(tmp_path, "1a2b"), found, ["de", "de", "en", "fi"])
+    read, languages = read_counts(path)
+    np.testing.assert_array_equal(read, found)
+    assert languages == ["de", "de", "en", "fi"]
 
 
 def test_the_difference_is_that_of_the_means():

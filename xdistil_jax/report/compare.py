@@ -1,11 +1,14 @@
 """Is one model better than another? A paired bootstrap over sentences, within each language."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from xdistil_jax.files import write_atomic
 from xdistil_jax.report.metrics import entities
 
 
@@ -25,6 +28,30 @@ def count_sentences(
     both = zip(entities(gold), entities(predicted), strict=True)
     counts = [(len(truth & guess), len(guess), len(truth)) for truth, guess in both]
     return np.array(counts, np.int32).reshape(-1, 3)
+
+
+def count_texts(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> Int[np.ndarray, "S 3"]:
+    """The same for classes of whole texts, of which F1 is the accuracy."""
+    rows = [(truth == guess, 1, 1) for truth, guess in zip(gold, predicted, strict=True)]
+    return np.array(rows, np.int32).reshape(-1, 3)
+
+
+def counts_path(folder: Path, sentences: str) -> Path:
+    """Where the counts of a model that lies in ``folder`` are kept, on the sentences of this id."""
+    return folder / f"counts-{sentences}.json"
+
+
+def write_counts(path: Path, counts: Int[np.ndarray, "S 3"], languages: Sequence[str]) -> None:
+    """Keep counts, and the language of each sentence."""
+    write_atomic(path, json.dumps({"counts": counts.tolist(), "languages": list(languages)}))
+
+
+def read_counts(path: Path) -> tuple[Int[np.ndarray, "S 3"], list[str]]:
+    """The inverse of ``write_counts``."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return np.array(record["counts"], np.int32).reshape(-1, 3), record["languages"]
 
 
 def paired_bootstrap(

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
+from xdistil_jax.report.classes import AnyScores, read_scores
 from xdistil_jax.report.compare import Comparison
-from xdistil_jax.report.metrics import Scores, retention
+from xdistil_jax.report.metrics import retention
 
 _NONE = "—"
 
@@ -17,11 +18,11 @@ class Finding(NamedTuple):
     transfer text; ``pieces`` what the student was trained on, ``seconds`` how long that took.
     """
 
-    dev: Scores
-    teacher_dev: Scores | None
-    test: Scores | None
-    teacher_test: Scores | None
-    unseen: Scores | None
+    dev: AnyScores
+    teacher_dev: AnyScores | None
+    test: AnyScores | None
+    teacher_test: AnyScores | None
+    unseen: AnyScores | None
     parameters: int
     teacher_parameters: int | None
     pieces: int
@@ -36,9 +37,9 @@ class Finding(NamedTuple):
         last = test or dev
         teacher = dev.get("teacher")
 
-        def scores(models: Mapping[str, Any], name: str, kind: str = "scores") -> Scores | None:
+        def scores(models: Mapping[str, Any], name: str, kind: str = "scores") -> AnyScores | None:
             found = models.get(name, {}).get(kind)
-            return None if found is None else Scores.from_json(found)
+            return None if found is None else read_scores(found)
 
         return cls(
             scores(dev, "student"), scores(dev, "teacher"),
@@ -58,7 +59,7 @@ def _over_seeds(values: Sequence[float | None]) -> str:
     return f"{pstdev(known):.1f}" if len(known) > 1 else _NONE
 
 
-def _split(finding: Finding) -> tuple[Scores, Scores | None]:
+def _split(finding: Finding) -> tuple[AnyScores, AnyScores | None]:
     """Student and teacher on test if it was read, else on dev."""
     if finding.test is not None:
         return finding.test, finding.teacher_test
@@ -84,12 +85,8 @@ def _row(name: str, findings: Sequence[Finding], paper: str, codes: Sequence[str
         f"{first.parameters / 1e6:.2f}M", f"{compression:.1f}×" if compression else _NONE, *speed,
         f"{fmean(finding.pieces for finding in findings) / 1e6:.1f}M",
         f"{fmean(finding.seconds for finding in findings):,.0f}", paper or _NONE,
-        *(_mean([_f1(scores, code) for scores, _ in last]) for code in codes),
+        *(_mean([scores.of_language(code) for scores, _ in last]) for code in codes),
     ]  # fmt: skip
-
-
-def _f1(scores: Scores, code: str) -> float | None:
-    return scores.languages[code].f1 if code in scores.languages else None
 
 
 def _codes(findings: Sequence[Finding]) -> list[str]:
@@ -135,7 +132,7 @@ def _teacher(finding: Finding, codes: Sequence[str]) -> list[str]:
     return [
         _mean([finding.teacher_dev.mean]), _mean([test]), _NONE, _mean([scores.std]), _NONE, _NONE,
         f"{finding.teacher_parameters / 1e6:.2f}M", *[_NONE] * 6,
-        *(_mean([_f1(scores, code)]) for code in codes),
+        *(_mean([scores.of_language(code)]) for code in codes),
     ]  # fmt: skip
 
 
