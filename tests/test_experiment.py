@@ -58,6 +58,7 @@ EXPERIMENTS = [
 # Where and how to work.
 WITHOUT_EFFECT = {
     *("name", "run.out", "run.save_every_s", "run.keep_checkpoints", "run.heartbeat_s"),
+    "run.stop_after_s",
     *("run.placement", "run.latency"),
     *("teacher.cache", "teacher.min_f1", "teacher.tensor_parallel"),
 }

@@ -48,7 +48,7 @@ def distil_each(session: Session, corpus: Corpus, teacher: Teaching) -> tuple[Pa
         share = Share(folder / language, part, Peers(tuple(rows), tuple(devs)))
         alone = replace(corpus, stopping=own[number])
         _, members[language] = distil(replace(session, only=None), alone, teacher, share=share)
-    return folder, ByLanguage(members)
+    return folder, ByLanguage(members, folder)
 
 
 def _write_settings(session: Session, folder: Path) -> None:

@@ -16,7 +16,7 @@ from xdistil_jax.data.corpus import DataSpec, ReadLog, load_text
 from xdistil_jax.data.encode import EncodedStore, encode
 from xdistil_jax.data.packing import pack
 from xdistil_jax.data.spool import Sentences
-from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
+from xdistil_jax.data.tokenizer import MASKS, Tokenizer, load_tokenizer
 from xdistil_jax.distill.loop import PlanResult, StopFlag, Writer
 from xdistil_jax.distill.masking import Masking
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
@@ -31,7 +31,6 @@ from xdistil_jax.training import train_plan
 from xdistil_jax.trees import leaves
 from xdistil_jax.types import Params
 
-_MASKS = ("[MASK]", "<mask>")
 # Packed rows: with fewer, none could be held out.
 _FEWEST = 10
 
@@ -157,9 +156,7 @@ def _train(session: Session, config: Pretraining, root: Path, folder: Path) -> N
     spec, params = _start(config.teacher, tokenizer)
     recipe = config.teacher.recipe
     stage = Stage("mlm", (Term("mlm"),), spec.groups, 0.0, recipe.schedule, recipe.stop)
-    masking = Masking(
-        _mask_id(tokenizer), _special(tokenizer), tokenizer.vocab_size, config.rate
-    )  # fmt: skip
+    masking = _masking(tokenizer, config.rate)
     session.say(f"pretraining in {folder}")
     with session.timed("training"):
         result = train_plan(
@@ -255,18 +252,15 @@ def _start(config: TeacherConfig, tokenizer: Tokenizer) -> tuple[MaskedLMSpec, P
     return MaskedLMSpec.of(encoder), params
 
 
-def _mask_id(tokenizer: Tokenizer) -> int:
-    numbers = [tokenizer.backend.token_to_id(piece) for piece in _MASKS]
-    found = next((number for number in numbers if number is not None), None)
-    if found is None:
-        raise ValueError(f"the tokenizer has no piece {' or '.join(_MASKS)} to hide others behind")
-    return found
-
-
-def _special(tokenizer: Tokenizer) -> tuple[int, ...]:
+def _masking(tokenizer: Tokenizer, rate: float) -> Masking:
+    numbers = map(tokenizer.backend.token_to_id, MASKS)
+    mask_id = next((number for number in numbers if number is not None), None)
+    if mask_id is None:
+        raise ValueError(f"the tokenizer has no {' or '.join(MASKS)} to hide other pieces behind")
     added = tokenizer.backend.get_added_tokens_decoder().items()
     own = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id}
-    return tuple(sorted({*own, _mask_id(tokenizer), *(n for n, token in added if token.special)}))
+    special = {*own, mask_id, *(number for number, token in added if token.special)}
+    return Masking(mask_id, tuple(sorted(special)), tokenizer.vocab_size, rate)
 
 
 def _report(

@@ -87,8 +87,7 @@ class ByLanguage:
     """Students that have a language each; a sentence is tagged by that of its language."""
 
     members: dict[str, Trained]
-
-    folder: None = None
+    folder: Path | None = None
 
     @property
     def params(self) -> tuple[Params, ...]:

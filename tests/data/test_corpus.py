@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from xdistil_jax.data.corpus import CorpusError, DataSpec, Sentence, load_corpus, load_test
+from xdistil_jax.data.corpus import (
+    CorpusError,
+    DataSpec,
+    Sentence,
+    load_corpus,
+    load_held_out,
+    load_test,
+    load_text,
+)
 from xdistil_jax.labels import TagSet
 
 
@@ -264,3 +272,38 @@ def test_the_embedded_corpus_is_read_by_the_same_rules():
     assert load_corpus(spec) == corpus
     texts = {s.words for s in (*corpus.train, *corpus.transfer, *corpus.dev)}
     assert not texts & {sentence.words for sentence in load_test(spec)}
+
+
+def test_text_to_pretrain_on_is_transfer_text_where_there_are_labels(root):
+    text, _ = load_text(_spec(root))
+    assert list(text) == list(load_corpus(_spec(root)).transfer)
+
+
+def test_text_to_pretrain_on_needs_no_labels(root):
+    folder = root / "text"
+    (folder / "de.txt").write_text("eine Zeile\n")
+    (folder / "README.txt").write_text("about these files\n")
+    plain = DataSpec(unlabelled_root=str(folder))
+    text, log = load_text(plain)
+    assert {sentence.language for sentence in text} == {"de", "en"}
+    assert len(text) == log.sentences == 33
+    assert {len(load_text(replace(plain, unlabelled_limit=n))[0]) for n in (4,)} == {5}
+    only, _ = load_text(replace(plain, languages=("de",)))
+    assert list(only) == [Sentence(("eine", "Zeile"), None, "de")]
+    dev = _write(root / "dev.txt", "same", "en dev")
+    apart, _ = load_text(replace(plain, dev=dev))
+    assert len(apart) == 31
+    named, _ = load_text(DataSpec(unlabelled=(str(folder / "de.txt"),)))
+    assert list(named) == list(only)
+    with pytest.raises(CorpusError, match="no text: name files"):
+        load_text(DataSpec(dev=dev))
+    with pytest.raises(CorpusError, match="nowhere"):
+        load_text(DataSpec(unlabelled_root="nowhere"))
+
+
+def test_what_is_held_out_is_dev_and_test(root):
+    words = [" ".join(sentence.words) for sentence in load_held_out(_spec(root))]
+    assert words == ["de dev", "same", "en dev", "same", "de test", "en test"]
+    only_dev = DataSpec(dev=str(root / "ner" / "de" / "dev.txt"))
+    assert len(list(load_held_out(only_dev))) == 2
+    assert not list(load_held_out(DataSpec()))

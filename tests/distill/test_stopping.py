@@ -1,12 +1,13 @@
 """Stopping equals its plain definition, whatever figures come."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdistil_jax.distill.stopping import Stopping, score
+from xdistil_jax.distill.stopping import StopFlag, Stopping, score
 
 # Few distinct figures, so that ties happen.
 figures = st.lists(st.sampled_from([0.0, 0.25, 0.5, -1.0, math.nan, -math.inf]), max_size=12)
@@ -47,3 +48,14 @@ def test_a_tie_and_nan_keep_the_earlier():
 def test_losses_count_downwards(watched, value, expected):
     assert score(watched, value) == expected
     assert score(watched, score(watched, value)) == value
+
+
+def test_a_flag_is_up_when_it_is_raised_or_its_time_has_come():
+    flag = StopFlag()
+    assert not flag.is_up
+    flag.deadline = time.monotonic() + 1e6
+    assert not flag.is_up
+    flag.deadline = time.monotonic()
+    assert flag.is_up
+    assert not flag.raised
+    assert StopFlag(raised=True).is_up

@@ -31,6 +31,7 @@ _USUAL = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
 }
+MASKS = ("[MASK]", "<mask>")
 # How WordPiece marks a piece that doesn't begin a word.
 WITHIN_WORD = "##"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -107,7 +108,13 @@ class Tokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         files.write_atomic(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
         if longest is not None:
-            config = json.dumps({"model_max_length": longest})
+            # Without its class, transformers takes the model's, and a BERT's lower-cases all text.
+            kinds = dict(zip(_USUAL, self._special_ids, strict=True))
+            names = {kind: self.backend.id_to_token(number) for kind, number in kinds.items()}
+            if masks := [piece for piece in MASKS if self.backend.token_to_id(piece) is not None]:
+                names["mask_token"] = masks[0]
+            own = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
+            config = json.dumps({**own, **names})
             files.write_atomic(Path(folder) / "tokenizer_config.json", config)
 
 
