@@ -7,15 +7,17 @@ import sys
 
 import pytest
 
-from xdistil_jax import Experiment, cli, load_corpus, load_test
+from xdistil_jax import Experiment, Study, cli, load_corpus, load_test
 from xdistil_jax.distill.stages import describe
 from xdistil_jax.distill.strategies import strategies
 from xdistil_jax.experiment import restore, settings
+from xdistil_jax.planning import load_file
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 FILES = sorted(FOLDER.glob("*.py"))
 # The others are scripts: they are run by tests of their own, or need what no test has.
 EXPERIMENTS = [file for file in FILES if "\nexperiment = Experiment(" in file.read_text()]
+STUDIES = [file for file in FILES if "\nsmall = Study(" in file.read_text()]
 NAMES = tuple(strategies(("head", "body")))
 
 
@@ -30,9 +32,34 @@ def test_it_builds_and_prints_its_plan(file):
         assert settings(restore(settings(experiment))) == settings(experiment)
 
 
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_row_of_a_table_builds_and_prints_its_plan(file):
+    studies = {name: each for name, each in load_file(str(file)).items() if isinstance(each, Study)}
+    assert {"small", "full"} <= studies.keys()
+    for study in studies.values():
+        for variant in study.variants:
+            assert describe(variant.experiment.plan())
+            found = restore(settings(variant.experiment))
+            assert settings(found) == settings(variant.experiment)
+        assert study.title.startswith(f"Table {file.stem.removeprefix('table')}")
+
+
+def test_the_curve_of_table_4_is_that_of_the_parameters_kept():
+    records = [
+        {"stage_name": "logit/head", "watched": 0.9, "dev/f1": 0.1},
+        {"stage_name": "logit/head", "watched": 0.5, "dev/f1": 0.2},
+        {"stage_name": "logit/head", "watched": 0.7, "dev/f1": 0.3},
+        {"stage_name": "ce/head", "watched": 0.6, "dev/f1": 0.6},
+        {"stage_name": "ce/head", "watched": 0.5, "dev/f1": 0.5},
+    ]
+    kept = load_file(str(FOLDER / "table4.py"))["kept_f1"](records)
+    assert kept == pytest.approx({"logit/head": 20, "ce/head": 60})
+
+
 def test_the_table_lists_every_file():
     table = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert len(EXPERIMENTS) >= 2
+    assert len(STUDIES) >= 11
     for file in FILES:
         assert f"| `{file.name}` |" in table
 

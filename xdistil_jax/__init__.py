@@ -36,6 +36,7 @@ _PUBLIC = {
     "prepare_teacher": "finetune",
     "run": "pipeline",
     "unfreeze": "distill.stages",
+    "varied": "study",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -25,6 +25,19 @@ class Variant:
     paper: str = ""
 
 
+def varied(base: Any, **changes: Any) -> Any:
+    """A frozen dataclass, such as an ``Experiment``, with some fields changed.
+
+    Those of its parts by a mapping of their own:
+    ``varied(base, strategy="D1", student={"embedding": "pca"}, tuning={"ce": {"stop": {…}}})``.
+    """
+    parts = {
+        name: varied(getattr(base, name), **each) if isinstance(each, Mapping) else each
+        for name, each in changes.items()
+    }
+    return replace(base, **parts)
+
+
 @dataclass(frozen=True)
 class Study:
     """What stands in a table, and what is expected of it.

@@ -1,0 +1,33 @@
+"""Table 13: dropout of the student.
+
+xdistil table experiments/table13.py --test                # English
+xdistil table experiments/table13.py --size full --test    # the paper's; hub, accelerator
+"""
+
+import english
+import full as paper
+
+from xdistil_jax import Experiment, Study, Variant, varied
+
+PAPER = {1e-4: "87.9", 0.1: "88.4", 0.2: "88.5", 0.3: "88.5", 0.6: "87.3", 0.8: "85.5"}
+NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."
+
+
+def rows(base: Experiment, rates: tuple[float, ...]) -> tuple[Variant, ...]:
+    """A row for each rate."""
+    return tuple(
+        Variant(f"dropout {rate:g}", varied(base, student={"dropout": rate}), PAPER[rate])
+        for rate in rates
+    )
+
+
+ENGLISH = varied(
+    english.experiment,
+    strategy="D4.1",
+    run={"latency": False},
+    tuning={"logit": {"stop": {"epochs": 2.0}}},
+)
+small = Study(
+    "Table 13, English, D4.1, two epochs of logits", rows(ENGLISH, (1e-4, 0.2, 0.6)), note=NOTE
+)
+full = Study("Table 13, 41 languages", rows(paper.experiment, tuple(PAPER)), note=NOTE)

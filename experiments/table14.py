@@ -1,0 +1,35 @@
+"""Table 14: the size of a batch.
+
+    xdistil table experiments/table14.py --test                # English
+    xdistil table experiments/table14.py --size full --test    # the paper's; hub, accelerator
+
+The paper counts sentences of 32 pieces, we the padded pieces of a batch (run.token_budget).
+"""
+
+import english
+import full as paper
+
+from xdistil_jax import Experiment, Study, Variant, varied
+
+PAPER = {128: "88.0", 512: "88.4", 1024: "88.2", 2048: "88.1", 4096: "87.6"}
+NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."
+
+
+def rows(base: Experiment, sentences: tuple[int, ...]) -> tuple[Variant, ...]:
+    """A row for each number of sentences of 32 pieces."""
+    return tuple(
+        Variant(f"{n} × 32", varied(base, run={"token_budget": 32 * n}), PAPER.get(n, ""))
+        for n in sentences
+    )
+
+
+ENGLISH = varied(
+    english.experiment,
+    strategy="D4.1",
+    run={"latency": False},
+    tuning={"logit": {"stop": {"epochs": 2.0}}},
+)
+small = Study(
+    "Table 14, English, D4.1, two epochs of logits", rows(ENGLISH, (12, 48, 128)), note=NOTE
+)
+full = Study("Table 14, 41 languages", rows(paper.experiment, tuple(PAPER)), note=NOTE)

@@ -1,0 +1,66 @@
+"""Table 15: BiLSTM and transformer students of like latency, from labels alone.
+
+    xdistil table experiments/table15.py --test                # English, three pairs
+    xdistil table experiments/table15.py --size full --test    # the paper's; hub, accelerator
+
+Which are of like latency differs from machine to machine: the columns of speed-ups are measured.
+"""
+
+import english
+import full as paper
+from table3 import label_only
+
+from xdistil_jax import Experiment, Study, Variant, varied
+
+BILSTM = {
+    (50, 100): "80.3", (200, 100): "79.2", (300, 100): "79.6", (50, 200): "81.2",
+    (300, 200): "80.0", (50, 400): "82.0", (200, 400): "80.6", (100, 400): "81.5",
+    (300, 400): "80.2", (50, 600): "81.8", (100, 600): "81.9", (200, 600): "80.7",
+    (300, 600): "81.4",
+}  # fmt: skip
+"""(E, H) -> F1."""
+TRANSFORMER = {
+    (48, 2): "76.7", (144, 1): "78.5", (72, 2): "78.0", (96, 2): "79.2", (132, 2): "80.0",
+    (204, 2): "81.0", (228, 2): "80.9", (240, 2): "80.8", (252, 2): "80.8", (228, 3): "83.8",
+    (240, 3): "84.1", (252, 3): "84.1", (276, 3): "84.1",
+}  # fmt: skip
+"""(width, layers) -> F1."""
+NOTE = "Labels alone. F1 kept refers to the run's own teacher. The paper's column is context."
+
+
+def rows(base: Experiment, *sizes: tuple[int, int]) -> list[Variant]:
+    """BiLSTMs of (E, H)."""
+    return [
+        Variant(f"BiLSTM {e}, {h}", varied(base, student={"embed": e, "hidden": h}), BILSTM[e, h])
+        for e, h in sizes
+    ]
+
+
+def transformers(base: Experiment, *sizes: tuple[int, int]) -> list[Variant]:
+    """Transformers of (width, layers), with twelve heads."""
+    return [
+        Variant(
+            f"transformer {width}, {layers}",
+            varied(
+                base,
+                student={"kind": "transformer", "width": width, "layers": layers, "heads": 12},
+            ),
+            TRANSFORMER[width, layers],
+        )
+        for width, layers in sizes
+    ]
+
+
+ENGLISH = varied(label_only(english.experiment), run={"latency": True})
+FULL = label_only(paper.experiment)
+small = Study(
+    "Table 15, English",
+    (
+        *rows(ENGLISH, (50, 100), (50, 200), (100, 400)),
+        *transformers(ENGLISH, (48, 2), (96, 2), (240, 2)),
+    ),
+    note=NOTE,
+)
+full = Study(
+    "Table 15, 41 languages", (*rows(FULL, *BILSTM), *transformers(FULL, *TRANSFORMER)), note=NOTE
+)
