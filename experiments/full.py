@@ -2,8 +2,8 @@
 
     xdistil run experiments/full.py d4.2 --test
 
-Data from the hub (the splits of Rahimi et al. 2019: 705,000 sentences of train). Transfer text: that
-of train and, beyond its 0.7M sentences, of `xdistil transfer --languages af,hi,… --per-language
+Data from the hub (the splits of Rahimi et al. 2019: 705,000 sentences of train). Transfer text: the
+same and, beyond its 0.7M sentences, that of `xdistil transfer --languages af,hi,… --per-language
 160000 --out transfer --data.root hf:unimelb-nlp/wikiann`. Never run here: it takes the hub and an
 accelerator. What it will take: `xdistil plan experiments/full.py --estimate` where the text is.
 """
