@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.alignment import find_target
+from xdistil_jax.classification import separated
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
 from xdistil_jax.data.spool import join
@@ -24,6 +25,7 @@ from xdistil_jax.evaluation import can_tag, check_teacher
 from xdistil_jax.experiment import Experiment, hash8, settings
 from xdistil_jax.labels import ClassSet, Labels
 from xdistil_jax.models.functional import build
+from xdistil_jax.models.transformer import TransformerSpec
 from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.start import identify_vectors, start_table
 from xdistil_jax.students import (
@@ -181,6 +183,9 @@ def distil(
         text.ours.max_length,
         pool=config.pooling if isinstance(corpus.tagset, ClassSet) else "none",
     )  # fmt: skip
+    if isinstance(spec, TransformerSpec):
+        encoder = separated(spec.encoder, text.tokenizer, corpus.tagset)
+        spec = replace(spec, encoder=encoder)
     stages = experiment.plan(spec.groups)
     dev = session.encode(
         corpus.stopping, text.tokenizer, corpus.tagset, max_length=text.ours.max_length

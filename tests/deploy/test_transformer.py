@@ -22,6 +22,7 @@ OWN = EncoderSpec(
 SPECS = {
     "plain": OWN,
     "types": replace(OWN, token_types=2),
+    "pairs": replace(OWN, token_types=2, separator=3),
     "roberta": replace(OWN, position_offset=2, token_types=1, norm_epsilon=1e-5),
     "xl": replace(OWN, pre_norm=True),
     "electra": replace(OWN, embedding_width=6),

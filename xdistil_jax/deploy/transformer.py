@@ -20,7 +20,9 @@ def transformer_logits(
     x = weights["embed/table"][tokens]
     x = x + weights["embed/positions"][first : first + tokens.shape[1]]
     if sizes["token_types"]:
-        x = x + weights["embed/types"][0]
+        # As models.stack.second_text: what stands behind the first text is of the second type.
+        ends = tokens == sizes.get("separator", -1)
+        x = x + weights["embed/types"][np.minimum(np.cumsum(ends, axis=1) - ends, 1)]
     if not sizes["pre_norm"]:
         x = _normalize(weights, "embed/norm", x, sizes)
     if "embed/projection/kernel" in weights:
