@@ -178,14 +178,7 @@ def distil(
     """
     experiment, config = session.experiment, session.experiment.student
     text = share.text if share else encode_text(session, corpus, teacher)
-    spec = student_spec(
-        config, find_target(experiment, teacher), text.tokenizer.vocab_size, len(corpus.tagset),
-        text.ours.max_length,
-        pool=config.pooling if isinstance(corpus.tagset, ClassSet) else "none",
-    )  # fmt: skip
-    if isinstance(spec, TransformerSpec):
-        encoder = separated(spec.encoder, text.tokenizer, corpus.tagset)
-        spec = replace(spec, encoder=encoder)
+    spec = _spec(experiment, teacher, text, corpus.tagset)
     stages = experiment.plan(spec.groups)
     dev = session.encode(
         corpus.stopping, text.tokenizer, corpus.tagset, max_length=text.ours.max_length
@@ -214,6 +207,17 @@ def distil(
         read_spec(bundle), trees.unflatten(bundle.weights), text.tokenizer, corpus.tagset,
         text.ours.max_length, folder=folder,
     )  # fmt: skip
+
+
+def _spec(experiment: Experiment, teacher: Teaching, text: Text, tagset: Labels) -> StudentSpec:
+    config = experiment.student
+    spec = student_spec(
+        config, find_target(experiment, teacher), text.tokenizer.vocab_size, len(tagset),
+        text.ours.max_length, pool=config.pooling if isinstance(tagset, ClassSet) else "none",
+    )  # fmt: skip
+    if isinstance(spec, TransformerSpec):
+        return replace(spec, encoder=separated(spec.encoder, text.tokenizer, tagset))
+    return spec
 
 
 def _lead(teacher: Teaching) -> Trained | Given:
