@@ -30,8 +30,9 @@ MASKS = {
 }
 GARBAGE = {"nan": np.nan, "infinity": np.inf, "huge": 3e38}
 
-# That of hidden pieces has batches of its own: tests/distill/test_masking.py.
-DISTILLED = [name for name in LOSSES if name != "mlm"]
+# Attention has shapes and a mask of its own (test_attention.py), that of hidden pieces batches
+# (test_masking.py).
+DISTILLED = [name for name in LOSSES if name not in ("attention", "mlm")]
 
 
 def outputs(seed, layers=("layer_1", "layer_3")):
@@ -49,8 +50,6 @@ def batch(seed=2):
     return Batch(np.arange(B), tokens, lengths, masks["logit_mask"], labels=labels, **masks)
 
 
-# Attention has shapes and a mask of its own: test_attention.py.
-LOSSES = {name: loss for name, loss in LOSSES.items() if name != "attention"}
 STUDENT, TEACHER, BATCH = outputs(0, ("layer_1", "layer_3", "unasked")), outputs(1), batch()
 
 

@@ -245,7 +245,7 @@ def test_a_fresh_head_is_drawn_once_before_the_last_stage():
     whole = {"ce": ("head",)}
     assert found == {
         # No head has learned logits before the last stage.
-        **{name: {} for name in ("D0-S", "D1", "D2", "D3.1", "D3.2")},
+        **{name: {} for name in ("D0", "D0-S", "D1", "D2", "D3.1", "D3.2")},
         **dict.fromkeys(("D4.1", "logit-ce", "logit-kl-ce", "repr-logit"), whole),
         "D4.2": {"ce/head": ("head",)},
     }
@@ -262,7 +262,7 @@ def test_an_unknown_strategy_names_the_nearest(typed, meant):
 
 
 def test_nothing_is_near_to_nonsense():
-    with pytest.raises(ValueError, match=r"There are D0-S, D1, D2, D3.1, D3.2, D4.1, D4.2"):
+    with pytest.raises(ValueError, match=r"There are D0, D0-S, D1, D2, D3.1, D3.2, D4.1, D4.2"):
         plan("????", GROUPS)
 
 
