@@ -209,7 +209,7 @@ def test_mistakes_are_answered(told, tmp_path, monkeypatch):
     write(tmp_path / "train.tsv", [("gut", "1"), ("schlecht", "2")])
     assert "dev.tsv, line 2: class '0' is none of 1, 2" in told(*files)
     assert "student.pool is mean" in told(*files, "--student.pool", "mean")
-    assert "take logit" in told(*files, "--tuning.logit-loss", "logit_all")
+    assert "take it without" in told(*files, "--tuning.logit-loss", "logit_all")
     assert "format is 'conll'; expected one of auto, tsv" in told(*files, "--data.format", "conll")
     assert "tagging" in told(*files, "--data.task", "clasification")
 
@@ -220,7 +220,9 @@ def test_what_is_about_words_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"teacher.outputs is given, which is about the words"):
         given.plan()
     stages = (Stage("all", (Term("logit_all"),), ("head",)),)
-    with pytest.raises(ValueError, match=r"logit_all, which is about the words .*: take logit"):
+    with pytest.raises(
+        ValueError, match=r"ends in _all, which is about the words .*: take it without"
+    ):
         dataclasses.replace(whole, stages=stages).plan()
     tagging = dataclasses.replace(whole.data, task="tagging")
     assert dataclasses.replace(whole, stages=stages, data=tagging).plan() == stages

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import transformers
+from safetensors.numpy import load_file
 
 from xdistil_jax import DataSpec, RunConfig, TeacherConfig, cli, finetune
 from xdistil_jax.data.corpus import CorpusError
@@ -93,7 +94,8 @@ class StopsAfter:
 
 
 def weights(folder):
-    return (folder / "model.safetensors").read_bytes()
+    found = load_file(folder / "model.safetensors")
+    return {name: (leaf.dtype, leaf.shape, leaf.tobytes()) for name, leaf in found.items()}
 
 
 def records(folder):

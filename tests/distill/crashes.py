@@ -15,6 +15,7 @@ from tests.distill.toys import STAGES, Records, make_params, make_training
 from xdistil_jax import trees
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.loop import run_plan
+from xdistil_jax.files import write_atomic
 
 
 def kill() -> None:
@@ -33,7 +34,8 @@ class Journal(Records):
         super().write(record)
         if self.deadly == len(self.written):
             kill()
-        self.path.write_text("".join(json.dumps(each) + "\n" for each in self.written))
+        # At once: Orbax saves in a thread of its own, so death may come in the middle of this.
+        write_atomic(self.path, "".join(json.dumps(each) + "\n" for each in self.written))
 
 
 def kill_at_touch(number: int, root: str) -> None:
