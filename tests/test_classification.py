@@ -170,6 +170,7 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pairs_from_files_to_the_table(tmp_path, checkpoint, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train = write(tmp_path / "train.tsv", PAIRED[::2])

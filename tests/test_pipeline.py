@@ -194,6 +194,7 @@ def test_codecs_that_do_not_fit_are_refused_at_once(tmp_path, codec, imitate, me
     assert not list(tmp_path.glob("*/teacher-*"))
 
 
+@pytest.mark.slow
 def test_a_factored_embedding_is_deployed_as_one_table(finished):
     result, out = finished
     whole = shrunk(out, "logit-ce")

@@ -261,6 +261,7 @@ def test_a_tokenizer_without_a_mask_is_refused(text, tmp_path):
         pretrain(config)
 
 
+@pytest.mark.slow
 def test_the_command_cuts_a_given_vocabulary_or_keeps_it(text, tmp_path, capsys):
     vocab = tmp_path / "vocab.txt"
     words = {word for pair in HOMES.items() for word in pair} | {"wohnt", "in", "Zebra", "Yak"}

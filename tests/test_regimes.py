@@ -67,6 +67,7 @@ def regime(root: pathlib.Path, strategy: str = "D1", **data: object) -> Experime
     return replace(whole, data=data, run=replace(whole.run, buckets=1))
 
 
+@pytest.mark.slow
 def test_nothing_but_the_budgeted_labels_is_learned_from(root):
     few = {"labels_per_language": 20, "zero_shot": ("vi",)}
     before = load_corpus(DataSpec(root=str(root), **few))

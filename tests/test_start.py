@@ -68,6 +68,7 @@ def test_a_frozen_embedding_has_no_delta_after_a_plan(name):
 # --- the teacher's table ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pretrained_full_frozen_table_is_the_checkpoints_to_the_bit(checkpoint, tmp_path):
     choice = {"embedding": "full", "embedding_scale": 0.0, "freeze_embedding": True}
     results = {

@@ -133,7 +133,10 @@ def test_padding_reaches_nothing_and_empty_rows_are_finite(case):
     assert_close(short, {n: np.asarray(s)[:, :12] for n, s in one.items()}, lengths, 1e-5)
 
 
-@EVERY
+# A minute and a half of compilation: one of them stands for all where time counts.
+@pytest.mark.parametrize(
+    "case", ["bert", *(pytest.param(c, marks=pytest.mark.slow) for c in CASES if c != "bert")]
+)
 def test_trains_with_dropout(case):
     (tokens, lengths, types), _ = stored(case)
     spec, params, _ = load_encoder(ROOT / case)
