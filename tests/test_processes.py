@@ -76,7 +76,8 @@ def test_a_plan_in_several_processes_is_the_plan_in_one(whole, alone, processes)
     close(folder, alone)
 
 
-@pytest.mark.parametrize("dying", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dying", [0, 1])
 def test_a_killed_process_is_named_and_the_same_command_goes_on(launched, whole, tmp_path, dying):
     folder = tmp_path / "run"
     code, said = launched("tests.distill.across", 2, folder, dying, 9)
@@ -117,7 +118,8 @@ def test_a_cache_of_several_writers_is_that_of_one(launched, cached, tmp_path, p
     assert contents(tmp_path / "cache") == cached
 
 
-@pytest.mark.parametrize("event", [12, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("event", [12, 30])
 def test_a_writer_that_is_killed_leaves_nothing_behind(launched, cached, tmp_path, event):
     code, said = launched("tests.teacher.across", 2, tmp_path / "cache", 1, event)
     assert code == 128 + 9, said

@@ -65,7 +65,8 @@ def taught_by(folder: pathlib.Path, out: pathlib.Path, **student: object) -> Exp
     return dataclasses.replace(whole, data=DATA, teacher=teacher, student=student)
 
 
-@pytest.mark.parametrize("pool", ["first", pytest.param("mean", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["first", "mean"])
 def test_a_unigram_teacher_teaches_a_wordpiece_student(xlmr, corpus, tmp_path, pool):
     train_tokenizer(corpus.transfer, 400).save(tmp_path / "wordpiece")
     experiment = taught_by(xlmr, tmp_path, tokenizer=str(tmp_path / "wordpiece"), pool=pool)

@@ -108,7 +108,7 @@ def test_dev_and_test_are_kept_apart_however_they_are_cut(spec, tmp_path):
     assert manifest["languages"]["de"]["apart"] == 3
 
 
-@pytest.mark.parametrize("per_article", [0, 1])
+@pytest.mark.parametrize("per_article", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_limits_hold_and_the_seed_decides(spec, tmp_path, per_article):
     spec = replace(spec, languages=("de",), per_language=7, per_article=per_article)
     made = {}
