@@ -7,7 +7,8 @@ xdistil table experiments/table13.py --size full --test    # the paper's; hub, a
 import english
 import full as paper
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
+from xdistil_jax.study import Study, Variant, varied
 
 PAPER = {1e-4: "87.9", 0.1: "88.4", 0.2: "88.5", 0.3: "88.5", 0.6: "87.3", 0.8: "85.5"}
 NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."

@@ -9,7 +9,8 @@ The paper counts sentences of 32 pieces, we the padded pieces of a batch (run.to
 import english
 import full as paper
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
+from xdistil_jax.study import Study, Variant, varied
 
 PAPER = {128: "88.0", 512: "88.4", 1024: "88.2", 2048: "88.1", 4096: "87.6"}
 NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."

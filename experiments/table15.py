@@ -10,7 +10,8 @@ import english
 import full as paper
 from table3 import label_only
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
+from xdistil_jax.study import Study, Variant, varied
 
 BILSTM = {
     (50, 100): "80.3", (200, 100): "79.2", (300, 100): "79.6", (50, 200): "81.2",

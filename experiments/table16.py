@@ -20,11 +20,12 @@ import full as paper
 import jax
 import numpy as np
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
 from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import abstract_params, build
 from xdistil_jax.report.bench import latency
+from xdistil_jax.study import Study, Variant, varied
 
 PAPER = {
     (300, 600): ("88.6", 14, 8), (200, 600): ("88.5", 15, 9), (300, 400): ("88.2", 23, 11),

@@ -8,7 +8,7 @@ import full as paper
 import wikiann
 from table3 import label_only
 
-from xdistil_jax import Study, Variant, varied
+from xdistil_jax.study import Study, Variant, varied
 
 NOTE = (
     "F1 kept and compression refer to the run's own teacher. Context, not comparison: the paper's "

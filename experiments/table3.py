@@ -11,7 +11,8 @@ import english
 import full as paper
 import wikiann
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
+from xdistil_jax.study import Study, Variant, varied
 
 FIGURES = {
     "D0": ("71.3",),

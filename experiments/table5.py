@@ -7,7 +7,7 @@ xdistil table experiments/table5.py --size full --test     # the paper's; hub, a
 import full as paper
 import wikiann
 
-from xdistil_jax import Study, Variant, varied
+from xdistil_jax.study import Study, Variant, varied
 
 NOTE = (
     "F1 kept and compression refer to the run's own teacher. Context, not comparison. The paper, "

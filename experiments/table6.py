@@ -9,7 +9,8 @@ One teacher, trained on these labels alone; a fifth of them decides when to stop
 import full as paper
 import wikiann
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
+from xdistil_jax.study import Study, Variant, varied
 
 NOTE = (
     "F1 kept refers to the run's own teacher, which has seen the same 100 labels a language. The "

@@ -9,7 +9,8 @@
 import english
 import full as paper
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
+from xdistil_jax.study import Study, Variant, varied
 
 NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."
 

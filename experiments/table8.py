@@ -7,7 +7,7 @@ xdistil table experiments/table8.py --size full --test     # the paper's; hub, a
 import english
 import full as paper
 
-from xdistil_jax import Study, Variant, varied
+from xdistil_jax.study import Study, Variant, varied
 
 NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."
 PAPER = {11: "88.5", 9: "88.3", 7: "88.6", 6: "88.6", 4: "88.2", 2: "88.5", 1: "88.5"}

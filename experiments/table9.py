@@ -11,7 +11,8 @@ classification/{ag,imdb,elec,dbpedia} with train.tsv, dev.tsv and test.tsv, text
 import full as paper
 import language_id
 
-from xdistil_jax import Experiment, Study, Variant, varied
+from xdistil_jax import Experiment
+from xdistil_jax.study import Study, Variant, varied
 
 NOTE = "Accuracy. The paper's column is context: its student distilled from BERT-base, last state."
 SETS = {"AG": "92.3", "IMDB": "91.2", "Elec": "93.6", "DBpedia": "99.1"}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from xdistil_jax import (
-    Classifier,
     DataSpec,
     Experiment,
     Recipe,
@@ -24,6 +23,7 @@ from xdistil_jax import (
 )
 from xdistil_jax.data.readers import Sentence
 from xdistil_jax.data.tokenizer import train_tokenizer
+from xdistil_jax.deploy.classifier import Classifier
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.labels import ClassSet, LabelMap
 from xdistil_jax.models.checkpoints import save_encoder

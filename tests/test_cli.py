@@ -24,7 +24,10 @@ from xdistil_jax import DataSpec, Experiment, RunConfig
 experiment = Experiment(name="toy", strategy="D1", data=DataSpec(root="there"))
 """
 
-COMMANDS = ("quickstart", "distil", "run", "plan", "eval", "tag", "pretrain", "transfer", "cache")
+COMMANDS = (
+    *("quickstart", "distil", "run", "table", "plan", "eval", "tag", "predict", "pretrain"),
+    *("transfer", "cache"),
+)
 
 
 @pytest.fixture

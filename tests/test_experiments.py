@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from xdistil_jax import Experiment, Study, cli, load_corpus, load_test
+from xdistil_jax import Experiment, cli, load_corpus, load_test
 from xdistil_jax.distill.stages import describe
 from xdistil_jax.distill.strategies import strategies
 from xdistil_jax.experiment import restore, settings
 from xdistil_jax.planning import load_file
+from xdistil_jax.study import Study
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 FILES = sorted(FOLDER.glob("*.py"))

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 import transformers
-from safetensors.numpy import load_file
 
 from xdistil_jax import DataSpec, RunConfig, TeacherConfig, cli, finetune
 from xdistil_jax.data.corpus import CorpusError
@@ -94,8 +93,7 @@ class StopsAfter:
 
 
 def weights(folder):
-    found = load_file(folder / "model.safetensors")
-    return {name: (leaf.dtype, leaf.shape, leaf.tobytes()) for name, leaf in found.items()}
+    return (folder / "model.safetensors").read_bytes()
 
 
 def records(folder):

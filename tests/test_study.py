@@ -84,7 +84,7 @@ def test_the_command_finds_what_is_there(conducted, tmp_path, capsys):
     _, found, _, out = conducted
     file = tmp_path / "table.py"
     file.write_text(
-        "from xdistil_jax import Study, Variant\nfrom tests.test_study import variants\n"
+        "from xdistil_jax.study import Study, Variant\nfrom tests.test_study import variants\n"
         f"small = Study('A study', variants({str(out)!r}), seeds=(0, 1))\n"
     )
     cli.main(["table", str(file), "--only", "embed 4", "--seeds", "0"])

@@ -3,7 +3,6 @@
 from xdistil_jax import lazy
 
 _PUBLIC = {
-    "Classifier": "deploy.classifier",
     "Corpus": "data.corpus",
     "DataSpec": "data.corpus",
     "EnsembleConfig": "configs",
@@ -18,13 +17,11 @@ _PUBLIC = {
     "Stage": "distill.stages",
     "StopRule": "distill.stages",
     "StudentConfig": "configs",
-    "Study": "study",
     "Tagger": "deploy.tagger",
     "TagSet": "labels",
     "TeacherConfig": "configs",
     "Term": "distill.stages",
     "Tuning": "distill.strategies",
-    "Variant": "study",
     "cache_teacher": "student",
     "describe": "distill.stages",
     "distil": "student",
@@ -36,7 +33,6 @@ _PUBLIC = {
     "prepare_teacher": "finetune",
     "run": "pipeline",
     "unfreeze": "distill.stages",
-    "varied": "study",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -33,7 +33,7 @@ usage: xdistil COMMAND ...
   pretrain --out FOLDER ...       a teacher from text: masked language modelling
   transfer --languages L … --out DIR   transfer text from Wikipedia
   cache ls|rm [ID] [--out DIR]    the teacher caches
-  launch --processes N COMMAND    quickstart, distil or run in N processes on this machine
+  launch --processes N COMMAND    a command that computes, in N processes on this machine
 
 xdistil COMMAND --help says more."""
 
@@ -208,16 +208,18 @@ def _table(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         text = "xdistil table FILE [--test] [--size small|full] [--seeds 0 1 2] [--only ROW …]"
         _show_usage(text, arguments)
-    from xdistil_jax import study
+    from xdistil_jax import hosts, study
 
     file, *rest = arguments
     without = [each for each in rest if each != "--test"]
     given = _parse(study.TableArguments, without, "table FILE")
     chosen = study.load_study(file, given.size).only(given.only)
     chosen = replace(chosen, seeds=given.seeds or chosen.seeds)
+    hosts.connect(heartbeat_seconds=chosen.variants[0].experiment.run.heartbeat_s)
     with signals() as stop:
         found = study.conduct(chosen, evaluate_test="--test" in rest, stop=stop, **audience())
-    print(study.report(chosen, found), end="")
+    if hosts.is_primary():
+        print(study.report(chosen, found), end="")
 
 
 def _plan(arguments: list[str]) -> None:

@@ -87,13 +87,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: str | Path, content: bytes | str) -> None:
+def write_atomic(path: str | Path, *parts: bytes | memoryview | str) -> None:
     """Write a file (text as UTF-8): a reader sees the old content or the new, never a part."""
     path = Path(path)
     temporary = _temporary(path)
     try:
         with naming_full_disk(path.parent), temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            for part in parts:
+                file.write(part.encode() if isinstance(part, str) else part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-COMMANDS = ("quickstart", "distil", "run", "pretrain")
+COMMANDS = ("quickstart", "distil", "run", "table", "pretrain")
 """Those that know of other processes."""
 
 

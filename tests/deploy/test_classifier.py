@@ -105,7 +105,7 @@ def test_predict_answers_mistakes(saved, tmp_path, capsys):
 def test_a_classifier_runs_without_jax(saved):
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('jax', 'flax', 'datasets', 'tyro')))\n"
-        "from xdistil_jax import Classifier\n"
+        "from xdistil_jax.deploy.classifier import Classifier\n"
         f"print(Classifier.load({str(saved[0])!r})(['Anna'])[0].label)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

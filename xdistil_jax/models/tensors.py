@@ -40,7 +40,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     """Write one file, whole or not at all, with the fingerprint of what it holds."""
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in tensors.items()}
     metadata = {"format": "pt", "fingerprint": fingerprint(arrays)}
-    write_atomic(path, safetensors.numpy.save(arrays, metadata))
+    write_atomic(path, *_in_order(safetensors.numpy.save(arrays, metadata), metadata))
+
+
+def _in_order(content: bytes, metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
+    """A file's header and the rest, ``metadata`` in its own order: the library has it in any."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    ordered = {**header, "__metadata__": metadata}
+    text = json.dumps(ordered, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, memoryview(content)[8 + size :]
 
 
 def read_tensors(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
