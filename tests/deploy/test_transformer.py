@@ -37,6 +37,7 @@ def test_logits_equal_the_jax_student(tmp_path, encoder):
     params = save_toy(tmp_path / "student", spec, seed=1, kind="transformer")
     random = np.random.default_rng(0)
     tokens, lengths = random.integers(0, OWN.vocab_size, (5, 11)), np.array([11, 7, 1, 2, 0])
+    tokens[:2, 4] = SPECS["pairs"].separator
     ours = transformer_logits(load_bundle(tmp_path / "student"), tokens, lengths)
     with jax.default_matmul_precision("highest"):
         theirs = jax.jit(build(spec).apply)(params, jnp.asarray(tokens), lengths).logits

@@ -1,5 +1,6 @@
 """As a program: runs that die by kill -9: ``record-N`` at their N-th record, ``touch-N`` when they
-touch the checkpoints for the N-th time, ``save-N-MS`` that long after their N-th save has begun."""
+touch the checkpoints for the N-th time, ``save-N-MS`` that long after their N-th save has begun, or
+when all is done but the end if that comes first."""
 
 import json
 import os
@@ -56,11 +57,13 @@ class Timed(Checkpoints):
     def __init__(self, folder: Path, number: int, milliseconds: int) -> None:
         super().__init__(folder, every=0)
         self.left, self.milliseconds = number, milliseconds
+        self.death: threading.Timer | None = None
 
     def save(self, saved) -> None:
         self.left -= 1
         if not self.left:
-            threading.Timer(self.milliseconds / 1000, kill).start()
+            self.death = threading.Timer(self.milliseconds / 1000, kill)
+            self.death.start()
         super().save(saved)
 
 
@@ -76,6 +79,8 @@ def run(root: Path, death: str = "") -> None:
     deadly = numbers[0] if kind == "record" else None
     writer = Journal(root / "metrics.jsonl", saved["records"], deadly)
     result = run_plan(make_training(checkpoints, writer), STAGES, make_params())
+    if checkpoints.death:
+        checkpoints.death.join()
     np.savez(root / "params.npz", **dict(trees.leaves(result.params)))
 
 
