@@ -6,9 +6,8 @@
 Which are of like latency differs from machine to machine: the columns of speed-ups are measured.
 """
 
-import english
 import full as paper
-from table3 import label_only
+from table3 import TEXT, label_only
 
 from xdistil_jax import Experiment
 from xdistil_jax.study import Study, Variant, varied
@@ -52,10 +51,10 @@ def transformers(base: Experiment, *sizes: tuple[int, int]) -> list[Variant]:
     ]
 
 
-ENGLISH = varied(label_only(english.experiment), run={"latency": True})
+ENGLISH = varied(label_only(TEXT), run={"latency": True})
 FULL = label_only(paper.experiment)
 small = Study(
-    "Table 15, English",
+    "Table 15, English, the text of the 20,000 labelled sentences",
     (
         *rows(ENGLISH, (50, 100), (50, 200), (100, 400)),
         *transformers(ENGLISH, (48, 2), (96, 2), (240, 2)),

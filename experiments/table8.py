@@ -4,21 +4,16 @@ xdistil table experiments/table8.py --test                 # English; MiniLM has
 xdistil table experiments/table8.py --size full --test     # the paper's; hub, accelerator
 """
 
-import english
 import full as paper
+from table3 import TEXT
 
 from xdistil_jax.study import Study, Variant, varied
 
 NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."
 PAPER = {11: "88.5", 9: "88.3", 7: "88.6", 6: "88.6", 4: "88.2", 2: "88.5", 1: "88.5"}
-ENGLISH = varied(
-    english.experiment,
-    strategy="D4.1",
-    run={"latency": False},
-    tuning={"logit": {"stop": {"epochs": 2.0}}},
-)
+ENGLISH = varied(TEXT, strategy="D4.1")
 small = Study(
-    "Table 8, English, D4.1, two epochs of logits",
+    "Table 8, English, D4.1, the text of the 20,000 labelled sentences",
     (
         *(Variant(f"layer {n}", varied(ENGLISH, teacher={"layer": n})) for n in (6, 4, 2)),
         Variant("layers 6, 4 and 2", varied(ENGLISH, teacher={"hidden_layers": (6, 4, 2)})),
