@@ -90,7 +90,7 @@ def trials(base: Experiment, names: tuple[str, ...]) -> list[Variant]:
     return [
         Variant(f"{row.name}, rates × {factor:g}", scaled(row.experiment, factor), row.paper)
         for row in rows(base, names, 0)
-        for factor in (0.5, 1.0, 2.0)
+        for factor in (1.0, 2.0, 4.0)
     ]
 
 
