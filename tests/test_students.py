@@ -23,7 +23,6 @@ from xdistil_jax import (
 )
 from xdistil_jax.alignment import Target, find_target, imitated_layers
 from xdistil_jax.configs import STUDENTS, TeacherConfig, student_config
-from xdistil_jax.counting import student_sizes
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.labels import TagSet
@@ -497,11 +496,6 @@ def test_attention_comes_from_the_topmost_layers():
     both = Ensemble((teacher, teacher), {"": (0.5, 0.5)}, "x")
     with pytest.raises(ValueError, match="takes a single teacher that is a model"):
         find_target(experiment, both)
-
-
-def test_what_is_not_estimated_says_so():
-    with pytest.raises(ValueError, match=r"student.kind is transformer: only .* leave out --esti"):
-        student_sizes(Experiment(student=TINY), None, ())
 
 
 def test_names_lead_to_students():
