@@ -98,6 +98,11 @@ def is_pair(sentence: Sentence) -> bool:
     return PAIR in sentence.words
 
 
+def are_pairs(train: Sequence[Sentence]) -> bool:
+    """Is a set of texts one of pairs? By its first, as the reader lets them be all alike."""
+    return any(map(is_pair, train[:1]))
+
+
 def classes_of(train: Iterable[Sentence]) -> ClassSet:
     """The classes of a train set.
 
