@@ -82,6 +82,12 @@ def test_columns_tell_pairs_from_single_texts(tmp_path):
     assert [each.words for each in read_texts(lines, labelled=False)] == [
         ("nur", "Text"), ("noch", "einer")
     ]  # fmt: skip
+    # Two columns without a label may be a text and its class: only who asks for it gets pairs.
+    words = [
+        [each.words for each in read_texts(single, labelled=False, pairs=p)] for p in (None, True)
+    ]
+    assert words[0] == [("gut", "so"), ("schlecht",)]
+    assert words[1] == [("gut", "so", PAIR, "pos"), ("schlecht", PAIR, "neg")]
 
 
 def test_a_line_that_names_the_columns_is_left_out_and_told(tmp_path):
