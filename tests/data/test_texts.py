@@ -196,6 +196,13 @@ def test_a_table_that_will_not_do(columns, complaint):
         list(read_texts(datasets.Dataset.from_dict(columns)))
 
 
+def test_whole_numbers_are_the_same_classes_in_any_type():
+    """A table with a missing label has floats."""
+    for labels in ([1, 0], [1.0, 0.0], ["1", "0"]):
+        table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": labels})
+        assert [each.tags for each in read_texts(table)] == [("1",), ("0",)]
+
+
 def test_a_class_without_a_label_in_a_data_set():
     features = datasets.Features(
         text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"])
