@@ -18,7 +18,7 @@ RANKS = {
     "storage": -1,
     **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation"), 0),
     **dict.fromkeys(("launch", "chips"), 0),
-    **dict.fromkeys(("trees", "scoring"), 1),
+    **dict.fromkeys(("trees", "scoring", "sizes"), 1),
     **dict.fromkeys(("sharding", "hosts"), 2),
     **dict.fromkeys(("data", "models"), 3),
     "teacher": 4,
@@ -28,12 +28,12 @@ RANKS = {
     **dict.fromkeys(("experiment", "terminal", "arguments"), 7),
     **dict.fromkeys(("session", "estimate"), 8),
     **dict.fromkeys(("latency", "tagging"), 8.5),
-    **dict.fromkeys(("evaluation", "training", "counting", "transplant"), 9),
+    **dict.fromkeys(("evaluation", "training", "transplant"), 9),
     **dict.fromkeys(("classification", "alignment"), 9),
     "finetune": 10,
     "start": 10.5,
     **dict.fromkeys(("students", "pretrain"), 11),
-    "student": 12,
+    **dict.fromkeys(("student", "counting"), 12),
     "languages": 12.5,
     **dict.fromkeys(("pipeline", "sizing"), 13),
     **dict.fromkeys(("quickstart", "planning"), 14),
@@ -65,7 +65,8 @@ WITHOUT_JAX = (
     *("labels.py", "text.py", "files.py", "lazy.py", "data/", "deploy/"),
     *("bucket.py", "storage.py", "models/hub.py"),
     # So that `xdistil plan` touches no device.
-    *("experiment.py", "estimate.py", "chips.py", "distill/stages.py", "distill/strategies.py"),
+    *("experiment.py", "estimate.py", "sizes.py", "chips.py"),
+    *("distill/stages.py", "distill/strategies.py"),
 )
 TRAIN_ONLY = (
     *("jax", "jaxlib", "flax", "optax", "orbax", "transformers", "datasets", "seqeval", "tyro"),

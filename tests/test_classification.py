@@ -21,11 +21,13 @@ from xdistil_jax import (
     load_test,
     pipeline,
 )
-from xdistil_jax.data.readers import Sentence
+from xdistil_jax.classification import takes_pairs
+from xdistil_jax.data.readers import PAIR, Sentence
 from xdistil_jax.data.tokenizer import train_tokenizer
+from xdistil_jax.deploy.bundle import load_bundle
 from xdistil_jax.deploy.classifier import Classifier
 from xdistil_jax.distill.stages import Stage, Term
-from xdistil_jax.labels import ClassSet, LabelMap
+from xdistil_jax.labels import ClassSet, LabelMap, TagSet
 from xdistil_jax.models.checkpoints import save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
@@ -108,7 +110,7 @@ def test_the_bundle_says_what_the_run_scored(finished):
     data = experiment("").data
     sentences = load_test(data)
     classifier = Classifier.load(result.folder)
-    assert classifier.bundle.tagset == ClassSet(LANGUAGES)
+    assert (classifier.bundle.tagset, classifier.bundle.pairs) == (ClassSet(LANGUAGES), False)
     found = classifier([" ".join(sentence.words) for sentence in sentences])
     right = [one.label == each.tags[0] for one, each in zip(found, sentences, strict=True)]
     assert 100 * np.mean(right) == pytest.approx(result.test["student"].overall.accuracy, abs=0.5)
@@ -185,6 +187,7 @@ def test_pairs_from_files_to_the_table(tmp_path, checkpoint, capsys, monkeypatch
     for line in ("accuracy", "macro-F1", "MCC", "% of teacher's accuracy kept"):
         assert any(each.startswith(line) for each in table.splitlines())
     (student,) = tmp_path.glob("runs/distil/D4.1-*/student")
+    assert load_bundle(student).pairs is True
     cli.main(["predict", str(student), "rot eins\trot drei"])
     assert capsys.readouterr().out.split("\t")[0] in ("0", "1")
     cli.main(["eval", str(student.parent), "--split", "test"])
@@ -227,6 +230,15 @@ def test_what_is_about_words_is_refused(tmp_path):
         dataclasses.replace(whole, stages=stages).plan()
     tagging = dataclasses.replace(whole.data, task="tagging")
     assert dataclasses.replace(whole, stages=stages, data=tagging).plan() == stages
+
+
+def test_pairs_are_told_by_the_train_set():
+    single, tagged = Sentence(("rot",), ("0",), "de"), Sentence(("rot",), ("O",), "de")
+    pair = single._replace(words=("rot", PAIR, "eins"))
+    classes = ClassSet(("0", "1"))
+    assert takes_pairs([pair, pair], classes) is True
+    assert takes_pairs([single, single], classes) is False
+    assert takes_pairs([tagged], TagSet(("PER",))) is None
 
 
 def test_a_teachers_classes_are_matched_by_name():

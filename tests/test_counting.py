@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from xdistil_jax import counting
-from xdistil_jax.configs import EnsembleConfig, RunConfig, StudentConfig, TeacherConfig
+from xdistil_jax.configs import (
+    EnsembleConfig,
+    RunConfig,
+    StudentConfig,
+    TeacherConfig,
+    student_config,
+)
 from xdistil_jax.data.batches import Buckets, choose_widths
 from xdistil_jax.data.corpus import DataSpec, load_corpus
 from xdistil_jax.data.encode import encode
@@ -106,6 +112,12 @@ def test_sizes_of_teachers_follow_the_experiment(tmp_path):
         counting.teacher_sizes(TeacherConfig(checkpoint=str(REFERENCES)), counts)
 
 
+def planned(experiment, counts, teachers=None):
+    teachers = counting.all_teachers(experiment, counts) if teachers is None else teachers
+    spec = counting.planned_student(experiment, counts.vocab, counts.classes, teachers)
+    return counting.student_sizes(spec)
+
+
 def test_sizes_of_the_student_follow_teacher_and_ensemble():
     counts = counting.count_text(EXPERIMENT)
     wide = TeacherConfig(width=48, heads=2)
@@ -113,23 +125,79 @@ def test_sizes_of_the_student_follow_teacher_and_ensemble():
 
     def width(teachers=both, **options):
         ensemble = EnsembleConfig((wide,), **options)
-        return counting.student_sizes(replace(EXPERIMENT, ensemble=ensemble), counts, teachers)
+        return planned(replace(EXPERIMENT, ensemble=ensemble), counts, teachers)
 
     assert width().teacher_width == 32
     assert width(states="concatenated").teacher_width == 80
     assert width(states="concatenated", width=20).teacher_width == 20
     assert width([None, both[1]]).teacher_width == EXPERIMENT.teacher.width
     projected = replace(EXPERIMENT, student=StudentConfig(embedding="projected"))
-    assert counting.student_sizes(projected, counts, both[:1]).source_width == 32
-    assert counting.student_sizes(EXPERIMENT, counts, both[:1]).source_width == 0
+    assert planned(projected, counts).source_width == 32
+    assert planned(EXPERIMENT, counts).source_width == 0
     full = replace(EXPERIMENT, student=StudentConfig(embedding="full"))
-    assert counting.student_sizes(full, counts, both[:1]).embed == 32
+    assert planned(full, counts).embed == 32
+    coordinates = replace(
+        EXPERIMENT,
+        teacher=replace(EXPERIMENT.teacher, codec="pca-8"),
+        student=StudentConfig(imitate="coordinates"),
+    )
+    assert planned(coordinates, counts).teacher_width == 8
+
+
+def test_several_layers_of_the_teacher_are_cached_and_projected():
+    teacher = replace(EXPERIMENT.teacher, layers=4, hidden_layers=(4, 2, 0))
+    several = replace(EXPERIMENT, teacher=teacher)
+    counts = counting.count_text(several)
+    [sizes] = counting.all_teachers(several, counts)
+    assert sizes.cached == planned(several, counts).projections == 3
+    student = StudentConfig(kind="transformer", layers=2, width=16, heads=2, align="top")
+    top = replace(EXPERIMENT, teacher=replace(teacher, hidden_layers=()), student=student)
+    [sizes] = counting.all_teachers(top, counts)
+    # Both layers, and the embeddings.
+    assert sizes.cached == planned(top, counts).imitated == 3
+    one = replace(top, student=replace(student, align="one"))
+    assert [each.cached for each in counting.all_teachers(one, counts)] == [1]
+    assert planned(one, counts).imitated == 1
+    # Less of the teacher's lowest.
+    low = replace(top, teacher=replace(top.teacher, layer=1))
+    assert counting.all_teachers(low, counts)[0].cached == planned(low, counts).imitated == 2
+
+
+def test_a_transformer_has_the_sizes_of_its_configuration_or_checkpoint(tmp_path):
+    counts = counting.count_text(EXPERIMENT)
+    named = planned(replace(EXPERIMENT, student=student_config("l6-h384")), counts)
+    assert (named.width, named.layers, named.feed_forward) == (384, 6, 1536)
+    assert (named.vocab, named.classes, named.positions) == (counts.vocab, counts.classes, 128)
+    folder = save_config(tmp_path, "bert")
+    spec = read_config_spec(folder, counts.classes)
+    config = StudentConfig(kind="transformer", checkpoint=folder, layers=1)
+    teacher = replace(EXPERIMENT.teacher, max_length=16)
+    started = planned(replace(EXPERIMENT, student=config, teacher=teacher), counts)
+    assert (started.width, started.layers) == (256, 1)
+    assert (started.positions, started.token_types) == (spec.positions, spec.token_types)
 
 
 def test_without_text_the_usual_sizes_are_taken():
-    sizes, how = counting.frame(Experiment())
-    assert (sizes.vocab, sizes.teacher_width, sizes.classes) == (88_500, 768, 7)
+    spec, how = counting.frame(Experiment())
+    assert (spec.vocab_size, spec.teacher_width, spec.classes) == (88_500, 768, 7)
     assert how == "no text given: usual sizes"
-    assert counting.frame(Experiment(student=StudentConfig(vocab_size=99)))[0].vocab == 99
+    assert counting.frame(Experiment(student=StudentConfig(vocab_size=99)))[0].vocab_size == 99
     given, how = counting.frame(EXPERIMENT)
     assert (given.teacher_width, how) == (32, "counted")
+    other, _ = counting.frame(Experiment(student=student_config("l6-h384")))
+    assert (other.encoder.vocab_size, other.teacher_width) == (88_500, 768)
+
+
+def test_groups_are_known_where_all_sizes_are_here(tmp_path):
+    student = StudentConfig(kind="transformer", layers=1, width=32, heads=2)
+    same = replace(EXPERIMENT, student=student)
+    assert counting.planned_groups(same) == ("head", "layer_1", "embed")
+    other = replace(same, student=replace(student, width=16))
+    assert counting.planned_groups(other) == ("head", "projection", "layer_1", "embed")
+    for config in (TeacherConfig(checkpoint="some/where"), TeacherConfig(outputs="folder")):
+        assert counting.planned_groups(replace(same, teacher=config)) is None
+    away = replace(student, checkpoint="some/where")
+    assert counting.planned_groups(replace(same, student=away)) is None
+    here = TeacherConfig(checkpoint=save_config(tmp_path, "bert"))
+    wide = replace(same, teacher=here, student=replace(student, width=256))
+    assert "projection" not in counting.planned_groups(wide)

@@ -1,9 +1,7 @@
-"""The arithmetic of an estimate: its FLOPs are XLA's, its bytes the codecs', its hours by hand."""
+"""The arithmetic of an estimate: its bytes are the codecs', its hours by hand."""
 
 from dataclasses import replace
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 from xdistil_jax.chips import read_chip
@@ -13,88 +11,17 @@ from xdistil_jax.distill.strategies import Recipe
 from xdistil_jax.estimate import (
     CODECS,
     Counts,
-    StudentSizes,
-    TeacherSizes,
     Text,
     estimate,
     stage_slots,
+    stage_width,
     trained_groups,
 )
 from xdistil_jax.experiment import Experiment
-from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
-from xdistil_jax.models.encoder import EncoderSpec
-from xdistil_jax.models.functional import build
+from xdistil_jax.sizes import BiLSTMSizes, TeacherSizes, TransformerSizes
 from xdistil_jax.teacher.codec import LOGITS, find_codec
-from xdistil_jax.trees import leaves, matches, unflatten
 
 GROUPS = ("head", "projection", "bilstm", "embed")
-
-
-def flops(function, *arguments):
-    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
-
-
-@pytest.mark.parametrize("source_width", [0, 96])
-@pytest.mark.parametrize("depth", [0, 1, 2, 3, 4])
-def test_a_students_step_costs_what_xla_counts(depth, source_width):
-    """With rows of one piece: the body of a scan is counted once, however often it runs."""
-    spec = BiLSTMSpec(
-        100, embed=64, hidden=128, teacher_width=192, classes=32, dropout=0.0,
-        source_width=source_width,
-    )  # fmt: skip
-    functional, rows = build(spec), 64
-    params = dict(leaves(functional.init(jax.random.key(0))))
-    trained = {p for p in params if any(matches(group, p) for group in GROUPS[:depth])}
-
-    def loss(trained, frozen):
-        batch = jnp.zeros((rows, 1), jnp.int32), jnp.ones(rows, jnp.int32)
-        output = functional.apply(unflatten({**trained, **frozen}), *batch)
-        return (output.logits**2).sum()
-
-    parts = ({p: params[p] for p in trained}, {p: params[p] for p in set(params) - trained})
-    counted = flops(jax.grad(loss) if depth else loss, *parts)
-    sizes = StudentSizes(100, 64, 128, 192, 32, source_width=source_width)
-    assert sizes.step(frozenset()) == sizes.forward()
-    assert counted == pytest.approx(rows * sizes.step(frozenset(GROUPS[:depth])), rel=0.03)
-
-
-@pytest.mark.parametrize("length", [8, 64])
-def test_a_teachers_pass_costs_what_xla_counts(length):
-    spec = EncoderSpec(100, 256, 2, 4, 1024, positions=64, classes=9, stacked=False)
-    functional = build(spec)
-    params = functional.init(jax.random.key(0))
-    batch = jnp.zeros((4, length), jnp.int32), jnp.full(4, length, jnp.int32)
-    counted = flops(lambda params: functional.apply(params, *batch).logits, params)
-    # The rest are norms, activations and softmax, which shrink beside wider products.
-    assert counted == pytest.approx(
-        4 * length * TeacherSizes("t", 100, 256, 2, 1024).forward(9, length), rel=0.06
-    )
-
-
-def test_a_teachers_parameters_are_those_of_its_spec():
-    spec = EncoderSpec(5000, 256, 3, 4, 1024, positions=64, classes=9)
-    leaves_ = jax.tree.leaves(jax.eval_shape(build(spec).init, jax.random.key(0)))
-    counted = sum(leaf.size for leaf in leaves_)
-    assert TeacherSizes("t", 5000, 256, 3, 1024).parameters == pytest.approx(counted, rel=0.02)
-
-
-def test_a_students_parameters_are_those_of_its_spec():
-    spec = BiLSTMSpec(5000, embed=30, hidden=40, teacher_width=50, classes=9)
-    sizes = StudentSizes(5000, 30, 40, 50, 9)
-    assert sum(sizes.parameters().values()) == parameter_count(spec)
-    other = replace(sizes, head_on="bilstm")
-    assert sum(other.parameters().values()) == parameter_count(replace(spec, head_on="bilstm"))
-
-
-def test_where_the_head_reads_the_bilstm_its_input_is_not_the_projection():
-    sizes = StudentSizes(100, 64, 128, 192, 32, head_on="bilstm")
-    both = frozenset({"head", "projection"})
-    # Forward, and the gradients of both weights: nothing below is trained.
-    extra = 2 * (32 * 256 + 2 * 128 * 192)
-    assert sizes.step(both) == sizes.forward() + extra
-    # The inputs of both, and both gradients of the recurrence.
-    extra += 2 * 2 * 8 * 128 * (64 + 128)
-    assert sizes.step(frozenset({"bilstm"})) == sizes.forward() + extra
 
 
 def test_bytes_a_token_are_the_codecs():
@@ -127,21 +54,32 @@ def test_slots_of_a_stage():
     assert [stage(share).taught for share in (0.0, 0.5, 1.0)] == [True, True, False]
 
 
+def test_rows_of_a_stage_are_as_wide_as_those_of_its_text():
+    mixed = counts()._replace(train=Text(10, 1000, 2000, 8.0))
+    assert [stage_width(stage(share), mixed) for share in (0.0, 0.25, 1.0)] == [16.0, 14.0, 8.0]
+
+
 def test_groups_of_a_stage():
-    assert trained_groups(stage(trainable=("head", "bilstm"))) == {"head", "bilstm"}
-    assert trained_groups(stage(trainable=("h*", "embed/table"))) == {"head", "embed"}
-    assert trained_groups(stage(trainable=("source/table",))) == set(GROUPS)
+    def trained(*patterns, groups=GROUPS):
+        return trained_groups(stage(trainable=patterns), groups)
+
+    assert trained("head", "bilstm") == {"head", "bilstm"}
+    assert trained("h*", "embed/table") == {"head", "embed"}
+    assert trained("source/table") == set(GROUPS)
+    assert trained("head", "layer_1", groups=TRANSFORMER.groups) == {"head", "layer_1"}
+    assert trained("layer_*", groups=TRANSFORMER.groups) == {"layer_2", "layer_1"}
 
 
 CHIP = replace(read_chip("v5e"), flops=1e9, encoder_utilisation=0.5, student_utilisation=0.25)
 TEACHER = TeacherSizes("big", 1000, 64, 2, 256, fine_tuned=False)
-STUDENT = StudentSizes(500, 8, 8, 64, 11)
+STUDENT = BiLSTMSizes(500, 8, 8, 64, 11)
+TRANSFORMER = TransformerSizes(500, 8, 2, 16, 64, 11, 32, imitated=3)
 
 
-def made(stages, teachers=(TEACHER,), chips=1, chip=CHIP, text=None, recipe=None):
+def made(stages, teachers=(TEACHER,), chips=1, chip=CHIP, text=None, recipe=None, student=STUDENT):
     config = TeacherConfig(token_budget=100, recipe=recipe or Recipe())
     experiment = Experiment(stages=stages, teacher=config, run=RunConfig(token_budget=100))
-    return estimate(experiment, text or counts(), teachers, STUDENT, chip, chips)
+    return estimate(experiment, text or counts(), teachers, student, chip, chips)
 
 
 def test_hours_are_flops_by_the_assumed_rate():
@@ -151,7 +89,7 @@ def test_hours_are_flops_by_the_assumed_rate():
     assert cache.slots == 10000
     assert cache.flops == 10000 * TEACHER.forward(11, 16.0)
     assert cache.chip_hours == pytest.approx(cache.flops / 0.5e9 / 3600)
-    assert student.flops == 32000 * STUDENT.step(frozenset(GROUPS))
+    assert student.flops == 32000 * STUDENT.step(frozenset(GROUPS), 16.0)
     assert student.chip_hours == pytest.approx(student.flops / 0.25e9 / 3600)
     assert found.cache_bytes["bf16"] == 5000 * (128 + 22)
     assert found.cache_bytes["logits only"] == 5000 * 22
@@ -195,3 +133,29 @@ def test_several_teachers_are_added():
     two = made((stage(),), (TEACHER, TEACHER))
     assert two.phases[0].flops == 2 * made((stage(),)).phases[0].flops
     assert two.cache_bytes["int8"] == 5000 * 2 * (66 + 22)
+
+
+def test_a_stage_costs_what_its_losses_read():
+    groups = TRANSFORMER.groups
+    of_states = replace(stage(trainable=groups[1:]), terms=(Term("repr"),))
+    both = replace(stage(trainable=groups), terms=(Term("logit"), Term("repr_cosine")))
+    tail = {"trainable": ("head", "layer_2")}
+    found = made((of_states, both, stage(**tail)), student=TRANSFORMER).phases[1:]
+    wanted = (
+        TRANSFORMER.step(frozenset(groups[1:]), 16.0, logits=False, states=True),
+        TRANSFORMER.step(frozenset(groups), 16.0, logits=True, states=True),
+        TRANSFORMER.step(frozenset(tail["trainable"]), 16.0, logits=True, states=False),
+    )
+    assert [phase.flops for phase in found] == [32000 * each for each in wanted]
+
+
+def test_attention_costs_the_teachers_pass_in_the_step():
+    plain = replace(stage(trainable=TRANSFORMER.groups[1:]), terms=(Term("repr"),))
+    attentive = replace(plain, terms=(Term("repr"), Term("attention")))
+    one, other = (made((each,), student=TRANSFORMER) for each in (plain, attentive))
+    extra = other.phases[-1].flops - one.phases[-1].flops
+    assert extra == pytest.approx(32000 * TEACHER.forward(11, 16.0))
+    hours = other.phases[-1].chip_hours - one.phases[-1].chip_hours
+    assert hours == pytest.approx(extra / 0.5e9 / 3600)
+    assert other.chip_bytes > one.chip_bytes
+    assert other.phases[0] == one.phases[0], "the states still come from the cache"

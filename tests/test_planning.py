@@ -59,6 +59,29 @@ def test_an_estimate_has_every_part(printed):
     assert column(text, "all", 0) == pytest.approx(total, abs=0.003)
 
 
+TRANSFORMER = ("--student.kind", "transformer", "--student.layers", "2", "--student.heads", "2")
+
+
+def test_a_transformers_stages_and_cost_are_told(printed):
+    given = (*SMALL, *TRANSFORMER, "--student.width", "16", "--student.align", "top")
+    text = printed("plan", "d4.2", "--estimate", *given)
+    for line in ("1 repr", "2 logit/head", "3 logit/layer_2", "5 logit/embed", "9 ce/embed"):
+        assert re.search(rf"^{line} .*\d\.\d\d$", text, re.M), line
+
+
+def test_stages_are_those_of_the_widths_that_are_known(printed):
+    def of_states(*options):
+        text = printed("plan", "d4.1", *SMALL, *TRANSFORMER, *options)
+        line = next(line for line in text.splitlines() if line.startswith("1 "))
+        return " ".join(line.split()).partition(" 0%")[0]
+
+    projecting = "1 repr repr projection, layer_2, layer_1, embed"
+    assert of_states("--student.width", "16") == projecting
+    assert of_states("--student.width", "32") == "1 repr repr layer_2, layer_1, embed"
+    away = ("--teacher.checkpoint", "some/where")
+    assert of_states("--student.width", "32", *away) == projecting
+
+
 def test_without_teacher_there_is_no_cache(printed):
     text = printed("plan", "--estimate", "d0-s", *SMALL)
     assert "no stage reads the teacher" in text
@@ -96,6 +119,7 @@ def test_mistakes_are_answered(told, tmp_path):
     assert "has no chip 'v5x': did you mean v5" in told("plan", "--estimate", "--chip", "v5x")
     assert "--chips 0: expected 1 or more" in told("plan", "--estimate", "--chips", "0", *SMALL)
     assert "no train set: name its file" in told("plan", "--estimate")
+    assert "unknown student 'l6-h383': did you mean l6-h384" in told("plan", "--student", "l6-h383")
     assert "codec 'int9' is unknown" in told("plan", "--teacher.codec", "int9")
     assert "none.json" in told("plan", "--estimate", "--prices", str(tmp_path / "none.json"))
 
@@ -104,17 +128,31 @@ def test_options_of_the_plan_are_in_its_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["plan", "--help"])
     said = capsys.readouterr().out
-    for option in ("--estimate", "--chip ", "--chips", "--prices", "--max-mb", "--max-ms"):
+    for option in (
+        "--estimate",
+        "--student ",
+        "--chip ",
+        "--chips",
+        "--prices",
+        "--max-mb",
+        "--max-ms",
+    ):
         assert option in said
     assert "--student.embed" in said
 
 
 def test_students_that_fit_are_listed(printed, monkeypatch):
-    monkeypatch.setattr(sizing, "SIZES", ((16, 8), (100, 8)))
+    few = {"bilstm": ((16, 8), (100, 8)), "transformer": ((12, 1), (60, 2))}
+    monkeypatch.setattr(sizing, "SIZES", few)
     text = printed("plan", "--max-mb", "6")
     assert "2 students of 88,500 pieces and width 768 (no text given: usual sizes)" in text
     small, large = (line.split() for line in text.splitlines()[-2:])
     assert (small[:2], small[-2:]) == (["16", "8"], ["fp32", "int8"])
     assert (large[:2], len(large)) == (["100", "8"], 6)
+    other = printed("plan", "--student", "l6-h384", "--max-mb", "6")
+    assert "2 students of 88,500 pieces (no text given: usual sizes)" in other
+    head, small, large = (line.split() for line in other.splitlines()[-3:])
+    assert (head[:2], small[:2], large[:2]) == (["width", "layers"], ["12", "1"], ["60", "2"])
+    assert (small[-2:], large[-1]) == (["fp32", "int8"], "int8")
     slow = printed("plan", "--max-ms", "1e-9").splitlines()[-2:]
     assert [len(line.split()) for line in slow] == [6, 6]

@@ -190,6 +190,15 @@ def test_each_student_learns_from_its_language_and_the_report_joins_them(each):
     assert kept["student"]["parameters"] == 3 * single
 
 
+def test_one_languages_student_is_evaluated_with_the_others(each):
+    result, _ = each
+    before = sorted(result.folder.parents[1].rglob("*"))
+    with pytest.raises(ValueError, match=r"/ru holds the student of one language.* evaluate .*/D0"):
+        pipeline.run_again(result.folder / "ru")
+    assert sorted(result.folder.parents[1].rglob("*")) == before, "nothing was made"
+    assert pipeline.run_again(result.folder).dev == result.dev
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_found_and_an_interrupted_one_goes_on(each, tmp_path):
     result, _ = each

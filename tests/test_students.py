@@ -23,7 +23,6 @@ from xdistil_jax import (
 )
 from xdistil_jax.alignment import Target, find_target, imitated_layers
 from xdistil_jax.configs import STUDENTS, TeacherConfig, student_config
-from xdistil_jax.counting import student_sizes
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.labels import TagSet
@@ -102,19 +101,50 @@ def test_groups_are_known_from_the_configuration():
         config = student_config(name)
         assert config.groups == sized(config).groups
     stages = Experiment(student=TINY).plan()
-    assert [stage.name for stage in stages[1:6]] == [
-        *("logit/head", "logit/projection", "logit/layer_2", "logit/layer_1", "logit/embed")
+    assert [stage.name for stage in stages[1:5]] == [
+        *("logit/head", "logit/layer_2", "logit/layer_1", "logit/embed")
     ]
-    assert stages[3].trainable == ("head", "projection", "layer_2")
+    assert stages[0].trainable == ("projection", "layer_2", "layer_1", "embed")
+    assert stages[2].trainable == ("head", "layer_2")
 
 
 def test_equal_widths_need_no_projection():
     spec = sized(TINY, Target(16, ("layer_4",)))
     assert spec.groups == ("head", "layer_2", "layer_1", "embed")
     assert set(trees.assign(abstract_params(spec), spec.groups).values()) == set(spec.groups)
-    names = [stage.name for stage in Experiment(student=TINY).plan(spec.groups)]
-    assert "logit/projection" not in names
-    assert "logit/layer_2" in names
+    stages = Experiment(student=TINY).plan(spec.groups)
+    assert stages[0].trainable == ("layer_2", "layer_1", "embed")
+    assert "logit/layer_2" in [stage.name for stage in stages]
+
+
+@pytest.mark.parametrize(
+    ("config", "width"),
+    [
+        (TINY, 12), (TINY, 16), (StudentConfig(embed=8, hidden=6), 12),
+        (StudentConfig(embed=8, hidden=6, head_on="bilstm"), 12),
+        (StudentConfig(embed=8, hidden=6, head_on="bilstm", projection="linear"), 12),
+    ],
+)  # fmt: skip
+def test_logits_read_all_groups_but_those_of_states_only(config, width):
+    """Each step of gradual unfreezing moves parameters that the step before left alone."""
+    spec = sized(config, Target(width, ("layer_4",)))
+    functional = build(spec)
+    params = functional.init(KEY)
+    tokens, lengths = jnp.arange(5, 13).reshape(2, 4), jnp.array([4, 3])
+
+    def logits(params):
+        return (functional.apply(params, tokens, lengths).logits ** 2).sum()
+
+    gradients = flat(jax.grad(logits)(params))
+    owner = trees.assign(params, spec.groups)
+    moved = {owner[path] for path, leaf in gradients.items() if np.abs(leaf).max() > 0}
+    assert moved == set(spec.groups) - set(config.states_only)
+    for strategy in ("D4.2", "D3.2"):
+        stages = Experiment(student=config, strategy=strategy).plan(spec.groups)
+        assert {group for stage in stages for group in stage.trainable} == set(spec.groups)
+        for stage in stages[1:]:
+            assert set(stage.trainable) <= moved, stage.name
+        assert len({stage.program for stage in stages}) == len(stages)
 
 
 @pytest.mark.parametrize(
@@ -466,11 +496,6 @@ def test_attention_comes_from_the_topmost_layers():
     both = Ensemble((teacher, teacher), {"": (0.5, 0.5)}, "x")
     with pytest.raises(ValueError, match="takes a single teacher that is a model"):
         find_target(experiment, both)
-
-
-def test_what_is_not_estimated_says_so():
-    with pytest.raises(ValueError, match=r"student.kind is transformer: only .* leave out --esti"):
-        student_sizes(Experiment(student=TINY), None, ())
 
 
 def test_names_lead_to_students():

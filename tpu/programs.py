@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from xdistil_jax.alignment import Target, imitated_layers
-from xdistil_jax.configs import STUDENTS, TeacherConfig
+from xdistil_jax.alignment import Target, attended_layers, imitated_layers
+from xdistil_jax.configs import TeacherConfig, student_config
 from xdistil_jax.data.batches import Buckets
 from xdistil_jax.distill.rates import abstract_hparams
 from xdistil_jax.distill.stages import Stage
@@ -36,12 +36,14 @@ from xdistil_jax.models.functional import Spec, abstract_params, build
 from xdistil_jax.sharding import batch_sharding, make_mesh, replicated
 from xdistil_jax.students import StudentSpec
 from xdistil_jax.students import student_spec as make_student
+from xdistil_jax.teacher.attention import AttentiveLookup
 from xdistil_jax.teacher.build import batch_shapes
 from xdistil_jax.teacher.cache import CacheLookup
 from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.forward import forward
 from xdistil_jax.teacher.manifest import CacheSettings
 from xdistil_jax.teacher.plan import cut_batches, padded_widths
+from xdistil_jax.teacher.source import OnlineLookup
 from xdistil_jax.types import Batch
 
 _ROBERTA: dict[str, Any] = {
@@ -121,14 +123,15 @@ def teacher_spec(config: TeacherConfig, name: str, classes: int) -> AnySpec:
     return replace(spec, layers=config.keep_layers) if config.keep_layers else spec
 
 
-def student_spec(experiment: Experiment, name: str, teacher: AnySpec) -> StudentSpec:
-    """The student as the experiment has it, or another one by name.
+def student_spec(experiment: Experiment, teacher: AnySpec, attends: tuple[str, ...]) -> StudentSpec:
+    """The student as the experiment has it; it reproduces the attention of the layers ``attends``.
 
     Its vocabulary is the teacher's unless the experiment cuts it: that of the text is smaller.
     """
-    config = STUDENTS[name] if name else experiment.student
-    vocabulary = experiment.student.vocab_size or teacher.vocab_size
-    target = Target(teacher.width, imitated_layers(experiment.teacher, config, teacher))
+    config = experiment.student
+    vocabulary = config.vocab_size or teacher.vocab_size
+    layers = imitated_layers(experiment.teacher, config, teacher)
+    target = Target(teacher.width, layers, attends)
     length = experiment.teacher.max_length
     spec = make_student(config, target, vocabulary, teacher.classes, length)
     own_width = getattr(teacher, "embedding_width", 0) or teacher.width
@@ -151,16 +154,20 @@ def make_plan(
     """The plan of ``experiment`` on ``devices``; ``teacher`` and ``student`` stand in for its own.
 
     Raises:
-        ValueError: for an experiment whose teacher is no single model.
+        ValueError: for an experiment whose teacher is no single model, or has no attention that a
+            stage asks for.
     """
     config = experiment.teacher
+    if student:
+        named = replace(student_config(student), vocab_size=experiment.student.vocab_size)
+        experiment = replace(experiment, student=named)
     if experiment.ensemble.teachers or config.outputs:
         raise ValueError("only a run with one teacher, which is a model, can be compiled ahead")
     spec = teacher_spec(config, teacher, classes)
-    own = student_spec(experiment, student, spec)
-    layers = imitated_layers(config, STUDENTS[student] if student else experiment.student, spec)
-    stages = experiment.plan(own.groups)
     ways = config.tensor_parallel if tensor_parallel is None else tensor_parallel
+    attends = attended_layers(spec, experiment.student, experiment.plan(), split=ways > 0)
+    own = student_spec(experiment, spec, attends)
+    layers, stages = imitated_layers(config, experiment.student, spec), experiment.plan(own.groups)
     precision, mesh = experiment.run.precision, make_mesh(devices)
     return Plan(
         experiment, spec, own, stages, layers, "bfloat16" if precision == "auto" else precision,
@@ -181,14 +188,37 @@ def programs(planned: Plan) -> Iterator[Program]:
     taught = any(stage.taught for stage in stages)
     if taught:
         yield from _cache_pass(planned)
-    lookup = CacheLookup(planned.layers, _codec()) if taught else None
-    model = Model(planned.student, lookup, planned.dtype, planned.mesh)
+    model = Model(
+        planned.student, _lookup(planned) if taught else None, planned.dtype, planned.mesh
+    )
     first: dict[Any, Stage] = {}
     for stage in stages:
         first.setdefault(stage.program, stage)
     for stage in first.values():
         yield from _training(planned, model, stage, stage.name, run.token_budget)
     yield from _evaluation(planned, model, "evaluation", run.token_budget)
+
+
+def _lookup(planned: Plan) -> CacheLookup | AttentiveLookup:
+    states, attends = CacheLookup(planned.layers, _codec()), getattr(planned.student, "attends", ())
+    if not attends:
+        return states
+    spec = replace(planned.teacher, outputs=(), attention=attends)
+    return AttentiveLookup(states, OnlineLookup(spec, (), planned.dtype))
+
+
+def _arrays(model: Model) -> Any:
+    """What of the teacher stays on the devices: nothing of a cache, all where it attends."""
+    if not isinstance(model.lookup, AttentiveLookup):
+        return ()
+    whole = replicated(model.mesh)
+    params = abstract_params(model.lookup.online.spec)
+    pieces = model.student.encoder.vocab_size
+    online = {
+        "params": _abstract(params, jax.tree.map(lambda leaf: whole, params)),
+        "kept": jax.ShapeDtypeStruct((pieces,), np.int32, sharding=whole),
+    }
+    return {"states": {}, "online": online}
 
 
 def _codec() -> str:
@@ -265,7 +295,7 @@ def _training(planned: Plan, model: Model, stage: Stage, name: str, own: int) ->
     kept = _on_chip(state.trainable)
     for rows, width in _batches(planned, model, own):
         feed = _feed(planned, model, rows, width)
-        lower = partial(train_call(model, stage.program).lower, state, (), feed, h)
+        lower = partial(train_call(model, stage.program).lower, state, _arrays(model), feed, h)
         yield Program(name, rows // model.mesh.shape["data"], width, kept, lower)
 
 

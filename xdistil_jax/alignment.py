@@ -30,7 +30,10 @@ def find_target(experiment: Experiment, teacher: Trained | Given | Ensemble) -> 
             several layers where there is one.
     """
     student, stages = experiment.student, experiment.plan()
-    attends = attended_layers(teacher, student, stages)
+    known = isinstance(teacher, Trained)
+    attends = attended_layers(
+        teacher.spec if known else None, student, stages, split=known and teacher.mesh is not None
+    )
     if isinstance(teacher, Ensemble):
         config = experiment.ensemble
         if config.states == "first":
@@ -92,11 +95,12 @@ def imitated_layers(
 
 
 def attended_layers(
-    teacher: Trained | Given | Ensemble, student: StudentConfig, stages: tuple[Stage, ...]
+    teacher: AnySpec | None, student: StudentConfig, stages: tuple[Stage, ...], *, split: bool
 ) -> tuple[str, ...]:
     """The topmost layers of the teacher, one for each of the student's: they give attention.
 
-    None where no stage asks for it.
+    None where no stage asks for it. ``teacher`` is None where it is no single model; ``split``: are
+    its parameters over several devices?
 
     Raises:
         ValueError: for a stage that asks for the attention of a teacher or a student without one.
@@ -106,16 +110,15 @@ def attended_layers(
         return ()
     if student.kind != "transformer":
         raise ValueError(f"stage {asks[0]!r} needs attention, and a {student.kind} has none")
-    if not isinstance(teacher, Trained):
+    if teacher is None:
         raise ValueError(
             f"stage {asks[0]!r} needs the teacher's attention, which is computed in each step: "
             "that takes a single teacher that is a model, neither outputs nor an ensemble"
         )
-    spec = teacher.spec
-    if not isinstance(spec, EncoderSpec) or teacher.mesh is not None:
-        kind = "one that is split over devices" if teacher.mesh is not None else spec.family
+    if not isinstance(teacher, EncoderSpec) or split:
+        kind = "one that is split over devices" if split else teacher.family
         raise ValueError(
             f"stage {asks[0]!r} needs the teacher's attention, and {kind} doesn't tell it: take a "
             "teacher of BERT's or RoBERTa's kind, whole on each device"
         )
-    return spec.hidden_names[:0:-1][: student.depth]
+    return teacher.hidden_names[:0:-1][: student.depth]

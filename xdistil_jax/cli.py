@@ -174,8 +174,9 @@ def _refuse_typos(arguments: Sequence[str]) -> None:
             sys.exit(f"xdistil distil: no option {flag}{_nearest(flag, known)}")
 
 
-def _chosen(arguments: list[str], command: str) -> "Experiment":
-    """[FILE] [STRATEGY] and overrides -> Experiment."""
+def _chosen(arguments: list[str], command: str, student: str = "") -> "Experiment":
+    """[FILE] [STRATEGY] and overrides -> Experiment; ``student`` by name takes its own's place."""
+    from xdistil_jax.configs import student_config
     from xdistil_jax.experiment import Experiment
 
     places = []
@@ -189,6 +190,8 @@ def _chosen(arguments: list[str], command: str) -> "Experiment":
         default = Experiment() if strategy is None else Experiment(strategy=strategy)
     else:
         default = load_experiment(file)(strategy)
+    if student:
+        default = replace(default, student=student_config(student))
     chosen = _parse(Experiment, arguments, command, default)
     chosen.plan()
     return chosen
@@ -227,7 +230,7 @@ def _plan(arguments: list[str]) -> None:
     given, rest = options.parse_known_args(arguments)
     if {"-h", "--help"} & set(rest):
         print(options.format_help().partition("\n\n")[2])
-    for text in plan_texts(_chosen(rest, "plan"), given):
+    for text in plan_texts(_chosen(rest, "plan", given.student), given):
         print(text, flush=True)
 
 

@@ -175,6 +175,12 @@ class StudentConfig:
         layers = (f"layer_{number}" for number in range(self.depth, 0, -1))
         return ("head", "projection", *layers, "embed")
 
+    @property
+    def states_only(self) -> tuple[str, ...]:
+        """Those of its groups that the imitated states pass through, and the logits do not."""
+        reads = self.kind == "bilstm" and self.head_on == "projection"
+        return () if reads else ("projection",)
+
     def trained(self, groups: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the student's ``groups`` that stages train.
 

@@ -4,22 +4,30 @@ Reads text, a tokenizer and config.json; touches no device.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from xdistil_jax.configs import TeacherConfig
+from xdistil_jax.alignment import Target, imitated_layers
+from xdistil_jax.configs import StudentConfig, TeacherConfig
 from xdistil_jax.data.batches import choose_widths
 from xdistil_jax.data.corpus import Corpus, load_corpus
 from xdistil_jax.data.encode import encode_in_memory, piece_counts
 from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
-from xdistil_jax.estimate import Counts, StudentSizes, TeacherSizes, Text
+from xdistil_jax.estimate import Counts, Text
 from xdistil_jax.experiment import Experiment
+from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.checkpoints import read_config_spec
 from xdistil_jax.models.deberta import DebertaSpec
+from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.modernbert import ModernBertSpec
+from xdistil_jax.sizes import BiLSTMSizes, StudentSizes, TeacherSizes, TransformerSizes
+from xdistil_jax.students import StudentSpec, student_spec
+from xdistil_jax.teacher.names import kept_by
 from xdistil_jax.teacher.outputs import sentence_hash
 from xdistil_jax.teacher.plan import padded_widths
 from xdistil_jax.teacher.shards import distinct, keys
@@ -119,71 +127,118 @@ def _in_widths(lengths: Int[np.ndarray, "R"], widths: Sequence[int]) -> Text:
     return Text(len(lengths), int(lengths.sum()), slots, mean)
 
 
-def teacher_sizes(config: TeacherConfig, counts: Counts) -> TeacherSizes | None:
-    """The sizes of a teacher; None where only its outputs are there.
+def teacher_sizes(
+    config: TeacherConfig, counts: Counts, student: StudentConfig = StudentConfig()
+) -> TeacherSizes | None:
+    """The sizes of a teacher of ``student``; None where only its outputs are there.
 
     Raises:
         models.checkpoints.CheckpointError: for a checkpoint without a config.json that we know.
+        ValueError: for layers to imitate that the teacher or the student doesn't have.
     """
     if config.outputs:
         return None
-    if not config.checkpoint:
-        return TeacherSizes(
-            "teacher", config.vocab_size, config.width, config.layers, config.feed_forward
-        )
-    spec = read_config_spec(config.checkpoint, counts.classes, revision=config.revision or None)
+    spec = _teacher_spec(config, counts)
     relative = isinstance(spec, DebertaSpec) and spec.relative
     return TeacherSizes(
-        Path(config.checkpoint).name,
-        counts.vocab if config.tokenizer else spec.vocab_size,
+        Path(config.checkpoint).name or "teacher",
+        counts.vocab if config.checkpoint and config.tokenizer else spec.vocab_size,
         spec.width,
-        min(config.keep_layers or spec.layers, spec.layers),
+        spec.layers,
         spec.feed_forward,
         products=3 if isinstance(spec, ModernBertSpec) else 2,
         places=2 * spec.span * len(spec.kinds) if relative else 0,
         embedding_width=getattr(spec, "embedding_width", 0),
         fine_tuned=config.fine_tune,
-        cached=len(config.hidden_layers) or 1,
+        cached=len(imitated_layers(config, student, spec)),
     )
 
 
-def student_sizes(
-    experiment: Experiment, counts: Counts, teachers: Sequence[TeacherSizes | None]
-) -> StudentSizes:
-    """The sizes of the student, in training; ``teachers`` are those of the experiment, in order.
+def _teacher_spec(config: TeacherConfig, counts: Counts) -> AnySpec:
+    if not config.checkpoint:
+        sizes = config.width, config.layers, config.heads, config.feed_forward
+        return EncoderSpec(config.vocab_size, *sizes, classes=counts.classes)
+    spec = read_config_spec(config.checkpoint, counts.classes, revision=config.revision or None)
+    return replace(spec, layers=min(config.keep_layers or spec.layers, spec.layers))
+
+
+def planned_student(
+    experiment: Experiment, vocab: int, classes: int, teachers: Sequence[TeacherSizes | None]
+) -> StudentSpec:
+    """The student in training; ``teachers`` are those of the experiment, in order.
 
     Raises:
-        ValueError: for a student that is no BiLSTM.
+        ValueError: for sizes that are missing or wrong; see ``students.student_spec``.
     """
-    if experiment.student.kind != "bilstm":
-        raise ValueError(
-            f"student.kind is {experiment.student.kind}: only students that are a BiLSTM can be "
-            "estimated and sized so far; leave out --estimate, --max-mb and --max-ms"
-        )
     config, ensemble, lead = experiment.student, experiment.ensemble, teachers[0]
     widths = [experiment.teacher.width if each is None else each.width for each in teachers]
-    width = widths[0] if ensemble.states == "first" else ensemble.width or sum(widths)
+    first = len(teachers) == 1 or ensemble.states == "first"
+    width = widths[0] if first else ensemble.width or sum(widths)
+    kept = kept_by(experiment.teacher.codec)
+    if config.imitate == "coordinates" and isinstance(kept, int):
+        width = min(kept, width)
+    count = 1 if lead is None or not first else lead.cached
+    target = Target(width, tuple(f"state_{number}" for number in range(count)))
+    spec = student_spec(config, target, vocab, classes, experiment.teacher.max_length)
     table = 0 if lead is None else lead.embedding_width or lead.width
-    embed = table if config.embedding == "full" and table else config.embed
-    source = table if config.embedding == "projected" else 0
-    return StudentSizes(
-        counts.vocab, embed, config.hidden, width, counts.classes, config.head_on, source
-    )
+    if config.checkpoint or not table:
+        return spec
+    if config.embedding == "full" and isinstance(spec, BiLSTMSpec):
+        return replace(spec, embed=table)
+    return replace(spec, source_width=table if config.embedding == "projected" else 0)
 
 
-def frame(experiment: Experiment) -> tuple[StudentSizes, str]:
-    """What is given of a student whatever its E and H, and from where.
+def student_sizes(spec: StudentSpec) -> StudentSizes:
+    """The sizes of a student."""
+    if isinstance(spec, BiLSTMSpec):
+        return BiLSTMSizes(
+            spec.vocab_size, spec.embed, spec.hidden, spec.teacher_width, spec.classes,
+            spec.head_on, spec.source_width, 1 + len(spec.also),
+        )  # fmt: skip
+    own = spec.encoder
+    return TransformerSizes(
+        own.vocab_size, own.width, own.layers, own.feed_forward, spec.teacher_width, own.classes,
+        own.positions, own.token_types, own.embedding_width, own.pre_norm, own.pooler,
+        len(spec.imitates), spec.source_width,
+    )  # fmt: skip
+
+
+def all_teachers(experiment: Experiment, counts: Counts) -> list[TeacherSizes | None]:
+    """The sizes of the experiment's teachers, in order; see ``teacher_sizes``."""
+    configs = (experiment.teacher, *experiment.ensemble.teachers)
+    return [teacher_sizes(config, counts, experiment.student) for config in configs]
+
+
+def frame(experiment: Experiment) -> tuple[StudentSpec, str]:
+    """A student whose vocabulary, classes and width of the teacher count, and where they are from.
 
     Of the experiment's text and teacher, or the usual sizes where it names no text.
     """
     config, data = experiment.student, experiment.data
     if not (data.train or data.root or data.synthetic):
-        vocab = config.vocab_size or USUAL_VOCAB
-        usual = StudentSizes(
-            vocab, config.embed, config.hidden, USUAL_WIDTH, USUAL_CLASSES, config.head_on
-        )
+        vocab, target = config.vocab_size or USUAL_VOCAB, Target(USUAL_WIDTH, ("state",))
+        length = experiment.teacher.max_length
+        usual = student_spec(config, target, vocab, USUAL_CLASSES, length)
         return usual, "no text given: usual sizes"
     counts = count_text(experiment)
+    teachers = all_teachers(experiment, counts)
+    return planned_student(experiment, counts.vocab, counts.classes, teachers), counts.how
+
+
+def planned_groups(experiment: Experiment) -> tuple[str, ...] | None:
+    """The student's groups as they will be; None where not all sizes are on this machine.
+
+    Only they tell whether a transformer has a projection.
+    """
     configs = (experiment.teacher, *experiment.ensemble.teachers)
-    sizes = student_sizes(experiment, counts, [teacher_sizes(each, counts) for each in configs])
-    return sizes, counts.how
+    here = all(_is_here(each.checkpoint) for each in (*configs, experiment.student))
+    if not here or any(each.outputs for each in configs):
+        return None
+    nothing = Text(0, 0, 0, 0.0)
+    counts = Counts(nothing, nothing, nothing, USUAL_VOCAB, USUAL_CLASSES, "")
+    teachers = all_teachers(experiment, counts)
+    return planned_student(experiment, counts.vocab, counts.classes, teachers).groups
+
+
+def _is_here(checkpoint: str) -> bool:
+    return not checkpoint or Path(checkpoint).exists()

@@ -1,16 +1,15 @@
 """What an experiment will cost, by arithmetic: FLOPs, bytes, chip-hours, dollars. Imports no jax.
 
-A product of [m, k] and [k, n] is 2 m k n FLOPs; what is not a product of matrices is not counted,
-nor are evaluation and input. A slot is a piece of text or of padding: what a chip computes.
+FLOPs are those of ``sizes``; evaluation and input are not counted.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from xdistil_jax.chips import Chip
 from xdistil_jax.distill.stages import Stage
 from xdistil_jax.experiment import Experiment
+from xdistil_jax.sizes import StudentSizes, TeacherSizes
 from xdistil_jax.trees import matches
 
 # Bytes a token of one cached layer of width D; the logits come on top.
@@ -24,13 +23,6 @@ CODECS: Mapping[str, Callable[[int], int]] = {
 CACHE_BATCH = 16384
 # AdamW in fp32: gradient, parameter and two moments are read and written, at each step.
 _ADAMW_BYTES = 32
-# A parameter of each group of the student, for the patterns of a stage to cover.
-_GROUPS = {
-    "head": "head/kernel",
-    "projection": "projection/kernel",
-    "bilstm": "bilstm/kernel",
-    "embed": "embed/table",
-}
 
 
 class Text(NamedTuple):
@@ -54,99 +46,6 @@ class Counts(NamedTuple):
     vocab: int
     classes: int
     how: str
-
-
-@dataclass(frozen=True)
-class TeacherSizes:
-    """Sizes of an encoder; ``fine_tuned``: is it to be trained first?
-
-    ``products`` is the number of matrices D × F in a feed-forward block (3 where it is gated),
-    ``places`` the number of relative places that each query or key is multiplied with, ``cached``
-    the number of layers whose states are kept.
-    """
-
-    name: str
-    vocab: int
-    width: int
-    layers: int
-    feed_forward: int
-    products: int = 2
-    places: int = 0
-    embedding_width: int = 0
-    fine_tuned: bool = True
-    cached: int = 1
-
-    @property
-    def parameters(self) -> int:
-        """Of the products and the table of pieces: all but about a hundredth."""
-        table = self.vocab * (self.embedding_width or self.width)
-        return table + self.layers * self._weights + self.embedding_width * self.width
-
-    @property
-    def _weights(self) -> int:
-        return self.width * (4 * self.width + self.products * self.feed_forward)
-
-    def forward(self, classes: int, width: float) -> float:
-        """FLOPs a slot of the forward pass over rows of ``width``."""
-        attention = 4 * self.width * width + 2 * self.width * self.places
-        outside = self.embedding_width * self.width + self.width * classes
-        return self.layers * (2 * self._weights + attention) + 2 * outside
-
-
-@dataclass(frozen=True)
-class StudentSizes:
-    """Sizes of the BiLSTM; ``source_width`` > 0 in training by a factored embedding."""
-
-    vocab: int
-    embed: int
-    hidden: int
-    teacher_width: int
-    classes: int
-    head_on: str = "projection"
-    source_width: int = 0
-
-    def products(self) -> dict[str, int]:
-        """Group -> weights that each slot is multiplied with, from top to bottom."""
-        E, H, D = self.embed, self.hidden, self.teacher_width
-        return {
-            "head": self.classes * (D if self.head_on == "projection" else 2 * H),
-            "projection": 2 * H * D,
-            "bilstm": 8 * H * (E + H),
-            "embed": self.source_width * E,
-        }
-
-    def parameters(self) -> dict[str, int]:
-        """Group -> parameters, as trained."""
-        found = self.products()
-        found["head"] += self.classes
-        found["projection"] += self.teacher_width
-        found["bilstm"] += 8 * self.hidden
-        found["embed"] += self.vocab * self.embed
-        return found
-
-    def forward(self) -> float:
-        """FLOPs a slot of the forward pass."""
-        return 2.0 * sum(self.products().values())
-
-    def step(self, trained: frozenset[str]) -> float:
-        """FLOPs a slot of a training step in which only the groups in ``trained`` change.
-
-        Beside its forward pass a group costs as much again for the gradient of its weights, if it
-        is trained, and for that of its input, if one is trained that this comes from. The
-        recurrence has both in one; a piece's row costs no product.
-        """
-        sources = {
-            "head": {"bilstm", "embed"}
-            | ({"projection"} if self.head_on == "projection" else set()),
-            "projection": {"bilstm", "embed"},
-        }
-        flops = self.forward()
-        for name, product in self.products().items():
-            times = (name in trained) + bool(sources.get(name, set()) & trained)
-            if name == "bilstm":
-                times = 2 * bool({"bilstm", "embed"} & trained)
-            flops += 2.0 * times * product
-        return flops
 
 
 class Phase(NamedTuple):
@@ -173,10 +72,14 @@ class Estimate(NamedTuple):
     pays_from: int | None
 
 
-def trained_groups(stage: Stage) -> frozenset[str]:
-    """Groups of the student of which the stage trains a part; all for patterns of other names."""
-    found = {g for g, path in _GROUPS.items() if any(matches(p, path) for p in stage.trainable)}
-    return frozenset(found or _GROUPS)
+def trained_groups(stage: Stage, groups: tuple[str, ...]) -> frozenset[str]:
+    """Those of the student's ``groups`` that the stage trains a part of.
+
+    All for patterns of other names.
+    """
+    paths = {group: f"{group}/{'table' if group == 'embed' else 'kernel'}" for group in groups}
+    found = {g for g, path in paths.items() if any(matches(p, path) for p in stage.trainable)}
+    return frozenset(found or groups)
 
 
 def stage_slots(stage: Stage, counts: Counts, budget: int) -> float:
@@ -184,6 +87,12 @@ def stage_slots(stage: Stage, counts: Counts, budget: int) -> float:
     share = stage.labelled_fraction
     epoch = counts.train.slots if share == 1 else counts.transfer.slots / (1 - share)
     return max(stage.stop.epochs * epoch, float(stage.stop.min_steps * budget))
+
+
+def stage_width(stage: Stage, counts: Counts) -> float:
+    """Mean width of the rows over the slots of a stage."""
+    share = stage.labelled_fraction
+    return share * counts.train.width + (1 - share) * counts.transfer.width
 
 
 def _hours(chip: Chip, chips: int, flops: float, share: float, steps: float, moved: float) -> float:
@@ -205,13 +114,22 @@ def _fine_tuning(
 
 
 def _stage(
-    name: str, slots: float, budget: int, groups: frozenset[str], student: StudentSizes,
-    chip: Chip, chips: int,
+    number: int, stage: Stage, counts: Counts, budget: int, student: StudentSizes, chip: Chip,
+    chips: int,
 ) -> Phase:  # fmt: skip
-    flops = slots * student.step(groups)
+    slots, groups = stage_slots(stage, counts, budget), trained_groups(stage, student.groups)
+    states = any(term.loss.startswith("repr") for term in stage.terms)
+    logits = any(not term.loss.startswith(("repr", "attention")) for term in stage.terms)
+    a_slot = student.step(groups, stage_width(stage, counts), logits=logits, states=states)
     moved = _ADAMW_BYTES * sum(n for name, n in student.parameters().items() if name in groups)
+    flops = slots * a_slot
     time = _hours(chip, chips, flops, chip.student_utilisation, slots / budget, moved)
-    return Phase(name, slots, flops, time)
+    return Phase(f"{number} {stage.name}", slots, flops, time)
+
+
+def _attends(stage: Stage) -> bool:
+    """Does the teacher run inside the step, for its attention?"""
+    return any(term.loss == "attention" for term in stage.terms)
 
 
 def estimate(
@@ -227,7 +145,8 @@ def estimate(
     A phase takes as long as its products at the assumed utilisation or, if that is more, as its
     parameters take to pass through every chip's memory at each step.
     """
-    stages, budget, text = experiment.plan(), experiment.run.token_budget, counts.distinct
+    stages, text = experiment.plan(student.groups), counts.distinct
+    budget = experiment.run.token_budget
     a_slot = sum(teacher.forward(counts.classes, text.width) for teacher in teachers)
     weights = 4 * sum(teacher.parameters for teacher in teachers)
 
@@ -243,15 +162,18 @@ def estimate(
         phases.append(Phase("cache", text.slots, a_slot * text.slots, once))
     inside = 0.0
     for number, stage in enumerate(stages, 1):
-        slots, groups = stage_slots(stage, counts, budget), trained_groups(stage)
-        name = f"{number} {stage.name}"
-        phases.append(_stage(name, slots, budget, groups, student, chip, chips))
-        inside += said(slots, budget) if stage.taught else 0.0
+        phase = _stage(number, stage, counts, budget, student, chip, chips)
+        asked = said(phase.slots, budget) if stage.taught else 0.0
+        if _attends(stage):
+            flops, hours = phase.flops + a_slot * phase.slots, phase.chip_hours + asked
+            phase = phase._replace(flops=flops, chip_hours=hours)
+        phases.append(phase)
+        inside += asked
     return Estimate(
         tuple(phases),
         _cache_bytes(text.tokens if taught else 0, counts.classes, teachers),
         _host_bytes(counts, teachers),
-        _chip_bytes(teachers, student),
+        _chip_bytes(teachers, student, inside=any(map(_attends, stages))),
         inside,
         int(once / inside) + 1 if inside else None,
     )
@@ -276,9 +198,12 @@ def _host_bytes(counts: Counts, teachers: tuple[TeacherSizes, ...]) -> int:
     return 180 * (counts.train.rows + counts.transfer.rows) + int(1.1 * 4 * largest)
 
 
-def _chip_bytes(teachers: tuple[TeacherSizes, ...], student: StudentSizes) -> int:
-    """Parameters in fp32; of what is trained the gradient and two moments, too."""
-    trained = [teacher.parameters for teacher in teachers if teacher.fine_tuned]
-    trained.append(sum(student.parameters().values()))
-    said = sum(teacher.parameters for teacher in teachers)
-    return max(16 * max(trained), 4 * said)
+def _chip_bytes(teachers: tuple[TeacherSizes, ...], student: StudentSizes, *, inside: bool) -> int:
+    """Parameters in fp32; of what is trained the gradient and two moments, too.
+
+    Of teacher and student at once where the teacher runs ``inside`` the step.
+    """
+    tuned = [teacher.parameters for teacher in teachers if teacher.fine_tuned]
+    said = 4 * sum(teacher.parameters for teacher in teachers)
+    own = 16 * sum(student.parameters().values()) + said * inside
+    return max(own, 16 * max(tuned, default=0), said)

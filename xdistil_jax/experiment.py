@@ -44,7 +44,7 @@ class Experiment:
         groups = self.student.trained(groups or self.student.groups)
         stages = self.stages
         if stages is None:
-            stages = plan(self.strategy, groups, self.tuning)
+            stages = plan(self.strategy, groups, self.tuning, self.student.states_only)
         elif self.student.freeze_embedding:
             raise ValueError(
                 "student.freeze_embedding is for a strategy; stages of your own say themselves "

@@ -70,7 +70,8 @@ def run_again(
 
     Raises:
         StorageError: if it is in a bucket that can't be used.
-        ValueError: if the folder is no finished run, or its data or settings have changed since.
+        ValueError: if the folder is no finished run, or the part of one that a language has, or its
+            data or settings have changed since.
     """
     folder = storage.find_run(folder, writes=True).resolve()
     path = folder / "config.json"
@@ -79,6 +80,12 @@ def run_again(
         where = storage.shown(folder)
         raise ValueError(f"{where} is no finished run: it has no config.json or no student")
     experiment = restore(json.loads(path.read_text(encoding="utf-8")))
+    if experiment.is_per_language and (folder / "student").is_dir():
+        raise ValueError(
+            f"{storage.shown(folder)} holds the student of one language, and figures are made for "
+            f"those of all languages together: evaluate {storage.shown(folder.parent)}, whose "
+            f"report has {folder.name} by itself"
+        )
     run_config = replace(experiment.run, out=str(folder.parents[1]))
     experiment = replace(experiment, name=folder.parent.name, run=run_config)
     return run(experiment, evaluate_test=evaluate_test, say=say, only=folder)

@@ -63,6 +63,7 @@ def plan_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--prices", default="", help="a table of your own, as xdistil_jax/chips.json"
     )
+    group.add_argument("--student", default="", help="one by name, such as base or l6-h384")
     group.add_argument("--max-mb", type=float, help="students of at most so many megabytes")
     group.add_argument("--max-ms", type=float, help="and milliseconds, at 1 × 32 pieces here")
     return parser
@@ -81,7 +82,7 @@ def plan_texts(experiment: "Experiment", given: argparse.Namespace) -> Iterator[
         kept_by(teacher.codec)
     states = f"cached as {experiment.teacher.codec}, imitated as {experiment.student.imitate}"
     name = f"{experiment.name}, {experiment.strategy}"
-    yield f"{name}; {states}\n\n{describe(experiment.plan())}"
+    yield f"{name}; {states}\n\n{describe(experiment.plan(_groups(experiment)))}"
     if given.estimate:
         from xdistil_jax.chips import read_chip
 
@@ -91,21 +92,27 @@ def plan_texts(experiment: "Experiment", given: argparse.Namespace) -> Iterator[
         yield from _student_texts(experiment, *limits)
 
 
+def _groups(experiment: "Experiment") -> tuple[str, ...] | None:
+    """The student's, if they depend on the sizes of the teacher and these can be known here."""
+    if experiment.student.kind == "bilstm" or importlib.util.find_spec("jax") is None:
+        return None
+    from xdistil_jax.counting import planned_groups
+
+    return planned_groups(experiment)
+
+
 def _student_texts(experiment: "Experiment", max_mb: float, max_ms: float) -> Iterator[str]:
     from xdistil_jax import sizing
     from xdistil_jax.counting import frame
-    from xdistil_jax.models.bilstm import BiLSTMSpec
 
-    sizes, how = frame(experiment)
-    spec = BiLSTMSpec(
-        sizes.vocab, teacher_width=sizes.teacher_width, classes=sizes.classes,
-        projection=experiment.student.projection, head_on=sizes.head_on,
-    )  # fmt: skip
+    spec, how = frame(experiment)
+    sizes = sizing.SIZES[experiment.student.kind]
     yield (
-        f"\n{len(sizing.SIZES)} students of {sizes.vocab:,} pieces and width {sizes.teacher_width} "
-        f"({how}), timed at 1 × 32 in fp32:"
+        f"\n{len(sizes)} students of {sizing.vocabulary(spec):,} pieces"
+        f"{sizing.projected(spec)} ({how}), timed at 1 × 32 in fp32:"
     )
-    yield table(sizing.describe(list(sizing.candidates(spec, sizing.SIZES)), max_mb, max_ms))
+    found = list(sizing.candidates(spec, sizes))
+    yield table(sizing.describe(found, sizing.NAMES[experiment.student.kind], max_mb, max_ms))
 
 
 def estimate_text(experiment: "Experiment", chip: "Chip", chips: int) -> str:
@@ -114,15 +121,15 @@ def estimate_text(experiment: "Experiment", chip: "Chip", chips: int) -> str:
     Raises:
         ValueError: for a number of chips below 1.
     """
-    from xdistil_jax.counting import count_text, student_sizes, teacher_sizes
+    from xdistil_jax.counting import all_teachers, count_text, planned_student, student_sizes
     from xdistil_jax.estimate import estimate
 
     if chips < 1:
         raise ValueError(f"--chips {chips}: expected 1 or more")
     counts = count_text(experiment)
-    configs = (experiment.teacher, *experiment.ensemble.teachers)
-    teachers = [teacher_sizes(config, counts) for config in configs]
-    student = student_sizes(experiment, counts, teachers)
+    teachers = all_teachers(experiment, counts)
+    spec = planned_student(experiment, counts.vocab, counts.classes, teachers)
+    student = student_sizes(spec)
     known = tuple(each for each in teachers if each is not None)
     found = estimate(experiment, counts, known, student, chip, chips)
     return "\n\n".join(

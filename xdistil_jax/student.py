@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.alignment import find_target
-from xdistil_jax.classification import separated
+from xdistil_jax.classification import separated, takes_pairs
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
 from xdistil_jax.data.spool import join
@@ -198,7 +198,7 @@ def distil(
             save_bundle, folder / "student", kind=config.kind, sizes=asdict(spec),
             weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
             tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=text.ours.max_length,
-            decoding=experiment.run.decoding,
+            decoding=experiment.run.decoding, pairs=takes_pairs(corpus.train, corpus.tagset),
         )  # fmt: skip
         hosts.once(save)
         storage.settle(folder / "student")

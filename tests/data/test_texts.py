@@ -82,6 +82,12 @@ def test_columns_tell_pairs_from_single_texts(tmp_path):
     assert [each.words for each in read_texts(lines, labelled=False)] == [
         ("nur", "Text"), ("noch", "einer")
     ]  # fmt: skip
+    # Two columns without a label may be a text and its class: only who asks for it gets pairs.
+    words = [
+        [each.words for each in read_texts(single, labelled=False, pairs=p)] for p in (None, True)
+    ]
+    assert words[0] == [("gut", "so"), ("schlecht",)]
+    assert words[1] == [("gut", "so", PAIR, "pos"), ("schlecht", PAIR, "neg")]
 
 
 def test_a_line_that_names_the_columns_is_left_out_and_told(tmp_path):
@@ -188,6 +194,13 @@ def test_data_sets(tmp_path, kind, named):
 def test_a_table_that_will_not_do(columns, complaint):
     with pytest.raises(CorpusError, match=complaint):
         list(read_texts(datasets.Dataset.from_dict(columns)))
+
+
+def test_whole_numbers_are_the_same_classes_in_any_type():
+    """A table with a missing label has floats."""
+    for labels in ([1, 0], [1.0, 0.0], ["1", "0"]):
+        table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": labels})
+        assert [each.tags for each in read_texts(table)] == [("1",), ("0",)]
 
 
 def test_a_class_without_a_label_in_a_data_set():

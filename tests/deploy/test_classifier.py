@@ -102,6 +102,35 @@ def test_predict_answers_mistakes(saved, tmp_path, capsys):
         assert said in str(caught.value)
 
 
+PAIR_OF_TEXTS = ("Anna Berg", "fuhr nach Berlin")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "right", "other", "said"),
+    [
+        (True, PAIR_OF_TEXTS, "Anna", "'Anna' is a single text, .* on pairs: give both as"),
+        (False, "Anna", PAIR_OF_TEXTS, "'Anna Berg' is the first .* on single texts: give one"),
+    ],
+)
+def test_a_student_of_pairs_and_one_of_single_texts_are_told_apart(
+    tmp_path, capsys, pairs, right, other, said
+):
+    save_toy(tmp_path / "student", spec_of("last"), tagset=CLASSES, pairs=pairs)
+    save_toy(tmp_path / "older" / "student", spec_of("last"), tagset=CLASSES)
+    classifier, older = Classifier.load(tmp_path), Classifier.load(tmp_path / "older")
+    assert (classifier.bundle.pairs, older.bundle.pairs) == (pairs, None)
+    # A folder that doesn't say takes either, as ever.
+    [wanted, _] = older([right, other])
+    assert classifier([right]) == [wanted]
+    with pytest.raises(ValueError, match=said):
+        classifier([right, other])
+    typed = ["\t".join([text] if isinstance(text, str) else text) for text in (right, other)]
+    cli.main(["predict", str(tmp_path), typed[0]])
+    assert capsys.readouterr().out == f"{wanted.label}\t{wanted.probability:.4f}\n"
+    with pytest.raises(SystemExit, match=f"xdistil predict: {said}"):
+        cli.main(["predict", str(tmp_path), typed[1]])
+
+
 def test_a_classifier_runs_without_jax(saved):
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('jax', 'flax', 'datasets', 'tyro')))\n"

@@ -216,6 +216,34 @@ def test_d42_coarse_is_the_list_of_the_code_for_transformers():
     assert len(rows) == 7
 
 
+@pytest.mark.parametrize("groups", [GROUPS, TRANSFORMER])
+@pytest.mark.parametrize("name", strategies(("head", "body")))
+def test_what_no_loss_of_a_stage_reads_is_no_step_of_it(name, groups):
+    """Where states alone pass through the projection, logits and labels have nothing to train."""
+    read = tuple(group for group in groups if group != "projection")
+    for order in ORDERS:
+        tuning = Tuning(unfreezing=order, unfreeze_repr=True, fresh_head=True, attention=0.5)
+        found = plan(name, groups, tuning, ("projection",))
+        whole, without = plan(name, groups, tuning), plan(name, read, tuning)
+        of_states = [any(t.loss == "repr" for t in stage.terms) for stage in whole]
+        expected = [stage for stage, states in zip(whole, of_states, strict=True) if states]
+        # The stages of states as they were, the others as those of a student without a projection.
+        assert [s for s in found if any(t.loss == "repr" for t in s.terms)] == expected
+        assert [s for s in found if s not in expected] == [
+            s for s in without if all(t.loss != "repr" for t in s.terms)
+        ]
+
+
+def test_d42_of_a_transformer_that_projects():
+    names = [stage.name for stage in plan("D4.2", TRANSFORMER, states_only=("projection",))]
+    steps = ("head", "layer_2", "layer_1", "embed")
+    assert names == ["repr", *(f"{loss}/{step}" for loss in ("logit", "ce") for step in steps)]
+    coarse = plan("D3.2", TRANSFORMER, Tuning(unfreezing="coarse"), ("projection",))
+    assert [stage.name for stage in coarse] == ["repr", "joint/head", "joint/layer_2..embed"]
+    [joint] = plan("D2", TRANSFORMER, states_only=("projection",))
+    assert joint.trainable == TRANSFORMER
+
+
 def test_at_once_is_no_gradual_unfreezing():
     tuning = Tuning(unfreezing="at_once", unfreeze_repr=True)
     assert plan("D4.2", GROUPS, tuning) == plan("D4.1", GROUPS, tuning) == plan("D4.1", GROUPS)

@@ -18,10 +18,13 @@ from tests.distill.toys import STORE
 from tests.teacher.toys import SETTINGS, build_toy, make_store, random_rows
 from xdistil_jax import Experiment, StudentConfig, TeacherConfig
 from xdistil_jax.distill.feed import collate
+from xdistil_jax.distill.strategies import Tuning
 from xdistil_jax.models.encoder import EncoderSpec
-from xdistil_jax.models.functional import abstract_params
+from xdistil_jax.models.functional import abstract_params, build
 from xdistil_jax.models.transformer import TransformerSpec
 from xdistil_jax.sharding import make_mesh
+from xdistil_jax.teacher.attention import AttentiveTeacher
+from xdistil_jax.teacher.source import OnlineTeacher
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tpu"))
@@ -192,6 +195,50 @@ def test_a_transformer_student_by_name():
     assert (own.layers, own.width, own.heads, own.feed_forward) == (6, 384, 12, 1536)
     assert (student.teacher_width, student.imitates) == (16, ("layer_3",))
     assert isinstance(small().teacher, EncoderSpec)
+
+
+def test_a_stage_that_reads_attention_runs_the_teacher(tmp_path):
+    student = StudentConfig(kind="transformer", layers=2, width=8, heads=2, dropout=0.0)
+    plain = replace(EXPERIMENT, student=student)
+    attentive = replace(plain, tuning=Tuning(attention=1.0))
+    options = {"tokens_per_chip": 256, "classes": 3, "words": 50}
+    before, planned = (
+        programs.make_plan(each, jax.devices()[:2], **options) for each in (plain, attentive)
+    )
+    assert planned.student.attends == ("layer_3", "layer_2")
+    assert [stage.name for stage in planned.stages] == ["repr", "logit", "ce"]
+    # What the run would pass, but for the parameters' values.
+    model = next(p for p in programs.programs(planned) if p.name == "repr").lower.args[1]
+    teacher = OnlineTeacher(
+        replace(planned.teacher, outputs=(), attention=planned.student.attends),
+        build(planned.teacher).init(jax.random.key(0)), np.zeros(64, np.int32), (),
+    )  # fmt: skip
+    real = AttentiveTeacher(build_toy(tmp_path, make_store(random_rows(4))), teacher).arrays
+    for mine, its in zip(jax.tree.leaves(model), jax.tree.leaves(real), strict=True):
+        assert (mine.shape, mine.dtype) == (its.shape, its.dtype)
+    assert jax.tree.structure(model) == jax.tree.structure(real)
+    first, other = costs(before, "repr", "logit"), costs(planned, "repr", "logit")
+    # The compiler drops the teacher's pass where no loss reads its attention.
+    assert other["logit"].flops == first["logit"].flops
+    D, F, rows = TINY.width, TINY.feed_forward, 256
+    least = rows * 2 * 2 * (4 * D * D + 2 * D * F)
+    assert other["repr"].flops - first["repr"].flops > least
+
+
+def test_attention_that_a_teacher_does_not_tell_is_refused():
+    attentive = replace(EXPERIMENT, tuning=Tuning(attention=1.0))
+    with pytest.raises(ValueError, match="stage 'repr' needs attention, and a bilstm has none"):
+        programs.make_plan(attentive, jax.devices())
+    with pytest.raises(ValueError, match="one that is split over devices doesn't tell it"):
+        programs.make_plan(attentive, jax.devices(), student="l6-h384", tensor_parallel=2)
+
+
+def test_the_stages_are_those_of_the_student_by_name():
+    planned = programs.make_plan(
+        replace(EXPERIMENT, strategy="D4.2"), jax.devices(), student="l6-h256"
+    )
+    names = [stage.name for stage in planned.stages]
+    assert names[:3] == ["repr", "logit/head", "logit/layer_6"]
 
 
 # --- with the TPU's compiler -----------------------------------------------------------------

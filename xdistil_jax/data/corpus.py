@@ -18,7 +18,7 @@ from xdistil_jax.data.readers import ReadLog, Sentence, read
 from xdistil_jax.data.sources import HUB, CorpusError, language_of, missing, split_files
 from xdistil_jax.data.spec import DataSpec
 from xdistil_jax.data.spool import draw, spool
-from xdistil_jax.data.texts import classes_of, is_pair, read_texts
+from xdistil_jax.data.texts import are_pairs, classes_of, read_texts
 from xdistil_jax.labels import ClassSet, Labels, TagSet
 
 __all__ = [
@@ -68,7 +68,7 @@ def load_corpus(spec: DataSpec, folder: Path | None = None) -> Corpus:
         _check_distinct(spec)
         train = spool(_labelled(spec, "train", tagset, log), folder)
         tagset = tagset or _tagset(spec, train)
-        dev = tuple(_labelled(spec, "dev", tagset, log, pairs=any(map(is_pair, train[:1]))))
+        dev = tuple(_labelled(spec, "dev", tagset, log, pairs=are_pairs(train)))
         unlabelled = _unlabelled(spec, train, log)
     if spec.train_limit is not None:
         train = spool(draw(train, spec.train_limit, spec.seed, folder), folder)
@@ -269,7 +269,7 @@ def _unlabelled(spec: DataSpec, train: Sequence[Sentence], log: ReadLog) -> Iter
     sole = known[0] if len(known) == 1 else None
     reading = read
     if spec.task == "classification":
-        paired = any(map(is_pair, train[:1]))
+        paired = are_pairs(train)
         reading = partial(read_texts, labelled=False, pairs=paired)
     for path, language in _unlabelled_sources(spec, known, log):
         sentences = reading(

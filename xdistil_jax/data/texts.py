@@ -63,7 +63,7 @@ def read_texts(
     Args:
         source: as ``readers.read``'s.
         labelled: False reads the words only: the first column, or the first two of pairs.
-        pairs: are they pairs? None: the columns tell, which unlabelled lines can't.
+        pairs: are they pairs? None: the columns of labelled lines tell; others are single texts.
         format: one of ``FORMATS``; ``auto`` looks at the content.
         language: of texts that don't tell theirs; else the name of file or folder tells it.
         on_mismatch: ``error``, or ``skip`` to count texts that can't be used and go on.
@@ -96,6 +96,11 @@ def read_texts(
 def is_pair(sentence: Sentence) -> bool:
     """Are these the words of two texts?"""
     return PAIR in sentence.words
+
+
+def are_pairs(train: Sequence[Sentence]) -> bool:
+    """Is a set of texts one of pairs? By its first, as the reader lets them be all alike."""
+    return any(map(is_pair, train[:1]))
 
 
 def classes_of(train: Iterable[Sentence]) -> ClassSet:
@@ -167,7 +172,7 @@ def _file(path: Path, log: ReadLog, *, labelled: bool, pairs: bool | None) -> So
         count = {True: 3, False: 2}.get(pairs, Counter(map(len, rows)).most_common(1)[0][0])
         items = _labelled(wanted, 3 if count > 2 else 2, prefixed=_all_prefixed(rows))
     else:
-        items = _unlabelled(wanted, pairs=len(rows[0]) > 1 if pairs is None else pairs)
+        items = _unlabelled(wanted, pairs=bool(pairs))
     return Source(str(path), "line", items, lines.broken, sources.language_of(path))
 
 

@@ -1,8 +1,8 @@
 """What leaves the building: weights, sizes, tokenizer, labels - one folder, without JAX.
 
-``model.safetensors`` · ``config.json`` (kind of model, sizes, maximum length, decoding) ·
-``tokenizer.json`` (the cut tokenizer that the student was trained with) · ``labels.json``. The
-config holds the checksums of the others and of itself.
+``model.safetensors`` · ``config.json`` (kind of model, sizes, maximum length, decoding, whether it
+takes pairs) · ``tokenizer.json`` (the cut tokenizer that the student was trained with) ·
+``labels.json``. The config holds the checksums of the others and of itself.
 """
 
 import hashlib
@@ -29,7 +29,11 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A student as it is deployed. ``weights`` are flat: path -> fp32 array."""
+    """A student as it is deployed. ``weights`` are flat: path -> fp32 array.
+
+    ``pairs``: does a classifier take pairs of texts? None where the folder doesn't say, as a
+    tagger's, and those that older versions wrote.
+    """
 
     kind: str
     sizes: dict[str, Any]
@@ -38,6 +42,7 @@ class Bundle:
     tagset: Labels
     max_length: int
     decoding: Decoding
+    pairs: bool | None = None
 
 
 def save_bundle(
@@ -50,6 +55,7 @@ def save_bundle(
     tagset: Labels,
     max_length: int,
     decoding: Decoding,
+    pairs: bool | None = None,
 ) -> None:
     """Write a bundle; the folder appears whole or not at all."""
     with files.atomic_folder(folder) as temporary:
@@ -66,6 +72,7 @@ def save_bundle(
             "sizes": dict(sizes),
             "max_length": max_length,
             "decoding": decoding,
+            **({} if pairs is None else {"pairs": pairs}),
             "checksums": {name: files.checksum(temporary / name) for name in _SEALED},
         }
         content = json.dumps({**config, "checksum": _checksum(config)}, indent=2)
@@ -96,6 +103,7 @@ def load_bundle(folder: str | Path) -> Bundle:
         kind(tuple(labels[named])),
         config["max_length"],
         config["decoding"],
+        config.get("pairs"),
     )
 
 

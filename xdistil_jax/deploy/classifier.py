@@ -45,14 +45,35 @@ class Classifier:
         return cls(find_bundle(folder))
 
     def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
-        """The class of each text, or pair of texts, in order; what is too long is cut."""
+        """The class of each text, or pair of texts, in order; what is too long is cut.
+
+        Raises:
+            ValueError: for a single text where the student was trained on pairs, or a pair where it
+                was trained on single texts.
+        """
         classes = self.bundle.tagset.classes
+        for text in texts:
+            _refuse_other(text, self.bundle.pairs)
         found = []
         for logits in word_logits(self.bundle, [_sentence(text) for text in texts]):
             odds = np.exp(logits[0] - logits[0].max())
             best = int(odds.argmax())
             found.append(Prediction(classes[best], float(odds[best] / odds.sum())))
         return found
+
+
+def _refuse_other(text: str | tuple[str, str], pairs: bool | None) -> None:
+    single = isinstance(text, str)
+    if pairs and single:
+        raise ValueError(
+            f"{text[:40]!r} is a single text, and this student was trained on pairs: give both as "
+            "(first, second), or with a tab between them"
+        )
+    if pairs is False and not single:
+        raise ValueError(
+            f"{text[0][:40]!r} is the first text of a pair, and this student was trained on single "
+            "texts: give one string, without a tab"
+        )
 
 
 def _sentence(text: str | tuple[str, str]) -> Sentence:

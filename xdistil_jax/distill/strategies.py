@@ -74,8 +74,13 @@ class Tuning:
     attention: float = 0.0
 
 
-def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, tuple[Stage, ...]]:
+def strategies(
+    groups: tuple[str, ...], tuning: Tuning = Tuning(), states_only: tuple[str, ...] = ()
+) -> dict[str, tuple[Stage, ...]]:
     """name -> stages, for a student whose parameter ``groups`` run from the head down.
+
+    A stage trains the groups that its losses read: logits and cross-entropy all but those of
+    ``states_only``, a projection that the head doesn't read.
 
     D0 labels only, a student for each language · D0-S one for all · D1 joint labels and logits ·
     D2 and representations (equation 7) · D3 representations first, then jointly · D4 one loss after
@@ -83,29 +88,34 @@ def strategies(groups: tuple[str, ...], tuning: Tuning = Tuning()) -> dict[str, 
     version of the code, unless ``unfreeze_repr``).
     """
     t = tuning
+    read = tuple(group for group in groups if group not in states_only)
 
-    def stage(name: str, recipe: Recipe, *terms: Term, labelled: float, top: int = 0) -> Stage:
-        return Stage(
-            name, terms, groups[top:], labelled, recipe.schedule, recipe.stop, carry=t.carry
-        )
+    def stage(
+        name: str,
+        recipe: Recipe,
+        *terms: Term,
+        trained: tuple[str, ...] = read,
+        labelled: float = 0.0,
+    ) -> Stage:
+        return Stage(name, terms, trained, labelled, recipe.schedule, recipe.stop, carry=t.carry)
 
     def gradually(whole: Stage) -> tuple[Stage, ...]:
         return unfreeze(whole, whole.trainable, partial=t.partial, order=t.unfreezing)
 
     attention = (Term("attention", t.attention),) * bool(t.attention)
-    repr_ = stage("repr", t.repr, Term(t.repr_loss), *attention, labelled=0.0, top=1)
-    logit = stage("logit", t.logit, Term(t.logit_loss), labelled=0.0)
-    kl = stage("kl", t.kl, Term("logit_kl"), labelled=0.0)
+    repr_ = stage("repr", t.repr, Term(t.repr_loss), *attention, trained=groups[1:])
+    logit = stage("logit", t.logit, Term(t.logit_loss))
+    kl = stage("kl", t.kl, Term("logit_kl"))
     ce = stage("ce", t.ce, Term("ce"), labelled=1.0)
     joint_terms = (Term("ce", t.alpha), Term(t.logit_loss, t.gamma))
     joint = stage("joint", t.joint, *joint_terms, labelled=t.labelled_fraction)
-    all_three = replace(joint, terms=(*joint_terms, Term(t.repr_loss, t.beta), *attention))
+    all_terms = (*joint_terms, Term(t.repr_loss, t.beta), *attention)
+    all_three = replace(joint, terms=all_terms, trainable=groups)
     # A head that has learned logits goes on or makes room; before that there is nothing to renew.
     last = replace(ce, fresh=groups[:1] if t.fresh_head else ())
     first = gradually(repr_) if t.unfreeze_repr else (repr_,)
-    both = replace(
-        logit, name="repr+logit", terms=(Term(t.repr_loss, t.beta), Term(t.logit_loss, t.gamma))
-    )
+    both_terms = (Term(t.repr_loss, t.beta), Term(t.logit_loss, t.gamma))
+    both = stage("repr+logit", t.logit, *both_terms, trained=groups)
     return {
         "D0": (ce,),
         "D0-S": (ce,),
@@ -141,6 +151,11 @@ def proper_name(name: str) -> str:
     return table[name.lower()]
 
 
-def plan(name: str, groups: tuple[str, ...], tuning: Tuning = Tuning()) -> tuple[Stage, ...]:
-    """The stages of strategy ``name``; see ``proper_name``."""
-    return strategies(groups, tuning)[proper_name(name)]
+def plan(
+    name: str,
+    groups: tuple[str, ...],
+    tuning: Tuning = Tuning(),
+    states_only: tuple[str, ...] = (),
+) -> tuple[Stage, ...]:
+    """The stages of strategy ``name``; see ``strategies`` and ``proper_name``."""
+    return strategies(groups, tuning, states_only)[proper_name(name)]
