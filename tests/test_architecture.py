@@ -50,6 +50,8 @@ HOMES = {
     "fsspec": ("bucket.py",),
     "huggingface_hub": ("models/hub.py",),
     "ml_dtypes": ("teacher/codec.py",),
+    "onnx": ("deploy/onnx.py",),
+    "onnxruntime": ("deploy/runtime.py", "deploy/onnx.py"),
     "optax": ("distill/",),
     # Its barriers are the public ones that don't keep the devices waiting.
     "orbax": ("distill/checkpoint.py", "hosts.py"),
@@ -70,6 +72,7 @@ WITHOUT_JAX = (
 TRAIN_ONLY = (
     *("jax", "jaxlib", "flax", "optax", "orbax", "transformers", "datasets", "seqeval", "tyro"),
     *("tqdm", "tensorboardX", "faker", "babel", "torch", "fsspec", "gcsfs", "s3fs"),
+    "onnx",
 )
 BASE_NAMES = ("Sentence", "TagSet", "Tagger", "DataSpec", "load_corpus", "Experiment", "plan")
 
@@ -212,7 +215,7 @@ def python(code, *arguments):
     "statement",
     [
         "import xdistil_jax; dir(xdistil_jax)",
-        "import xdistil_jax.deploy.tagger",
+        "import xdistil_jax.deploy.tagger, xdistil_jax.deploy.runtime",
         "from xdistil_jax import Tagger",
         "from xdistil_jax import Experiment; Experiment().plan()",
         "import xdistil_jax.data.batches, xdistil_jax.data.synthetic, xdistil_jax.data.leaks",
