@@ -50,8 +50,8 @@ HOMES = {
     "fsspec": ("bucket.py",),
     "huggingface_hub": ("models/hub.py",),
     "ml_dtypes": ("teacher/codec.py",),
-    "onnx": ("deploy/onnx.py",),
-    "onnxruntime": ("deploy/runtime.py", "deploy/onnx.py"),
+    "onnx": ("deploy/graph.py", "deploy/onnx.py"),
+    "onnxruntime": ("deploy/runtime.py",),
     "optax": ("distill/",),
     # Its barriers are the public ones that don't keep the devices waiting.
     "orbax": ("distill/checkpoint.py", "hosts.py"),
