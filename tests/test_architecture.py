@@ -50,7 +50,7 @@ HOMES = {
     "fsspec": ("bucket.py",),
     "huggingface_hub": ("models/hub.py",),
     "ml_dtypes": ("teacher/codec.py",),
-    "onnx": ("deploy/graph.py", "deploy/onnx.py"),
+    "onnx": ("deploy/nodes.py", "deploy/onnx.py"),
     "onnxruntime": ("deploy/runtime.py",),
     "optax": ("distill/",),
     # Its barriers are the public ones that don't keep the devices waiting.

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int8
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from xdistil_jax.deploy.bundle import Bundle, BundleError
-from xdistil_jax.deploy.graph import GRAPHS, Graph
+from xdistil_jax.deploy.nodes import GRAPHS, Graph
 
 # Smaller constants stay fp32: norms, biases, and the head, on whose few columns much depends.
 _LARGE = 1 << 14
