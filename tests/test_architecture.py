@@ -28,14 +28,14 @@ RANKS = {
     **dict.fromkeys(("experiment", "terminal", "arguments"), 7),
     **dict.fromkeys(("session", "estimate"), 8),
     **dict.fromkeys(("latency", "tagging"), 8.5),
-    **dict.fromkeys(("evaluation", "training", "transplant"), 9),
+    **dict.fromkeys(("evaluation", "training", "transplant", "gate"), 9),
     **dict.fromkeys(("classification", "alignment"), 9),
     "finetune": 10,
     "start": 10.5,
     **dict.fromkeys(("students", "pretrain"), 11),
     **dict.fromkeys(("student", "counting"), 12),
     "languages": 12.5,
-    **dict.fromkeys(("pipeline", "sizing"), 13),
+    **dict.fromkeys(("pipeline", "sizing", "export"), 13),
     **dict.fromkeys(("quickstart", "planning"), 14),
     "study": 15,
     "cli": 16,
@@ -50,6 +50,8 @@ HOMES = {
     "fsspec": ("bucket.py",),
     "huggingface_hub": ("models/hub.py",),
     "ml_dtypes": ("teacher/codec.py",),
+    "onnx": ("deploy/nodes.py", "deploy/onnx.py"),
+    "onnxruntime": ("deploy/runtime.py",),
     "optax": ("distill/",),
     # Its barriers are the public ones that don't keep the devices waiting.
     "orbax": ("distill/checkpoint.py", "hosts.py"),
@@ -71,6 +73,7 @@ WITHOUT_JAX = (
 TRAIN_ONLY = (
     *("jax", "jaxlib", "flax", "optax", "orbax", "transformers", "datasets", "seqeval", "tyro"),
     *("tqdm", "tensorboardX", "faker", "babel", "torch", "fsspec", "gcsfs", "s3fs"),
+    "onnx",
 )
 BASE_NAMES = ("Sentence", "TagSet", "Tagger", "DataSpec", "load_corpus", "Experiment", "plan")
 
@@ -213,7 +216,7 @@ def python(code, *arguments):
     "statement",
     [
         "import xdistil_jax; dir(xdistil_jax)",
-        "import xdistil_jax.deploy.tagger",
+        "import xdistil_jax.deploy.tagger, xdistil_jax.deploy.runtime",
         "from xdistil_jax import Tagger",
         "from xdistil_jax import Experiment; Experiment().plan()",
         "import xdistil_jax.data.batches, xdistil_jax.data.synthetic, xdistil_jax.data.leaks",

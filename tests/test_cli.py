@@ -25,8 +25,8 @@ experiment = Experiment(name="toy", strategy="D1", data=DataSpec(root="there"))
 """
 
 COMMANDS = (
-    *("quickstart", "distil", "run", "table", "plan", "eval", "tag", "predict", "pretrain"),
-    *("transfer", "cache"),
+    *("quickstart", "distil", "run", "table", "plan", "eval", "export", "tag", "predict"),
+    *("pretrain", "transfer", "cache"),
 )
 
 

@@ -40,3 +40,17 @@ class EvalArguments:
     """Figures of a finished run. Reading the test set is counted in its report.json."""
 
     split: Literal["dev", "test"] = "dev"
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """The student of a finished run as a folder to pass on: graphs and a model card."""
+
+    to: str
+    """The folder, which must not be there yet."""
+    allow_drop: bool = False
+    """Export an artefact, too, that is worse than the student on dev; the card says so."""
+    licence: str = ""
+    """Of the student, as the Hub names it (apache-2.0); those of data and teacher hold."""
+    stablehlo: bool = False
+    """Add a file for serving through jax.export, which loads for about half a year."""

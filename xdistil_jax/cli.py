@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xdistil_jax import storage
-from xdistil_jax.arguments import DistilArguments, EvalArguments, QuickstartArguments
+from xdistil_jax.arguments import (
+    DistilArguments,
+    EvalArguments,
+    ExportArguments,
+    QuickstartArguments,
+)
 from xdistil_jax.lazy import TRAIN
 from xdistil_jax.planning import load_experiment, plan_options, plan_texts
 from xdistil_jax.storage import shown
@@ -28,6 +33,7 @@ usage: xdistil COMMAND ...
   table FILE [--size full] ...    the runs of a study, and their table
   plan [FILE] [STRATEGY] ...      print the stages, costs, students that fit
   eval RUN [--split dev|test]     figures of a finished run
+  export RUN --to DIR             the student to pass on: ONNX graphs, model card
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin
   predict RUN ["text" ...]        the class of each text; of a pair, with a tab between
   pretrain --out FOLDER ...       a teacher from text: masked language modelling
@@ -48,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "table": _table,
         "plan": _plan,
         "eval": _eval,
+        "export": _export,
         "tag": _tag,
         "predict": _predict,
         "pretrain": _pretrain,
@@ -88,10 +95,13 @@ def _show_usage(text: str, arguments: Sequence[str]) -> NoReturn:
     sys.exit(0)
 
 
-def _parse(kind: Any, arguments: Sequence[str], command: str, default: Any = None) -> Any:
+def _parse(
+    kind: Any, arguments: Sequence[str], command: str, default: Any = None, *, flags: bool = False
+) -> Any:
     import tyro
 
-    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    switches = tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff
+    config = (tyro.conf.AvoidSubcommands, switches)
     given = {} if default is None else {"default": default}
     return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", config=config, **given)
 
@@ -247,6 +257,17 @@ def _eval(arguments: list[str]) -> None:
     rows = compose_rows(result.report["figures"][given.split], result.report.get("latency"))
     print(page.table(rows))
     print(f"{given.split} figures. Report: {shown(result.folder / 'report.md')}")
+
+
+def _export(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        text = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo]"
+        _show_usage(text, arguments)
+    from xdistil_jax.export import export
+
+    folder, *rest = arguments
+    given = _parse(ExportArguments, rest, "export RUN", flags=True)
+    print(f"{export(folder, say=say, **vars(given))}: see README.md there")
 
 
 def _tag(arguments: list[str]) -> None:

@@ -128,7 +128,7 @@ def report_run(
     if evaluate_test:
         log = ReadLog()
         sentences = load_test(session.experiment.data, tagset=corpus.tagset, log=log)
-        if figures.get("test", {}).get("sentences") != _identity(sentences):
+        if figures.get("test", {}).get("sentences") != identity_of(sentences):
             # Counted before it is scored, so that no reading can get lost.
             readings += 1
             report = write()
@@ -174,7 +174,8 @@ def check_teacher(session: Session, corpus: Corpus, teacher: Trained | Ensemble)
             )
 
 
-def _identity(sentences: Sequence[Sentence]) -> str:
+def identity_of(sentences: Sequence[Sentence]) -> str:
+    """By which reports know a split again."""
     content = json.dumps(list(sentences)).encode()
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
@@ -188,7 +189,7 @@ def _figures(
     log: ReadLog | None = None,
 ) -> dict[str, Any]:
     """The scores of each model on a split; ``known`` ones stay if they are of these sentences."""
-    identity = _identity(sentences)
+    identity = identity_of(sentences)
     if known is not None and known["sentences"] == identity:
         return dict(known)
     with session.timed("evaluation"):

@@ -2,12 +2,13 @@
 
 ``model.safetensors`` · ``config.json`` (kind of model, sizes, maximum length, decoding, whether it
 takes pairs) · ``tokenizer.json`` (the cut tokenizer that the student was trained with) ·
-``labels.json``. The config holds the checksums of the others and of itself.
+``labels.json``; exported ones have graphs, too. The config holds the checksums of the others and of
+itself.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,21 @@ def save_bundle(
             **({} if pairs is None else {"pairs": pairs}),
             "checksums": {name: files.checksum(temporary / name) for name in _SEALED},
         }
-        content = json.dumps({**config, "checksum": _checksum(config)}, indent=2)
-        (temporary / "config.json").write_text(content, encoding="utf-8")
+        write_config(temporary, config)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """config.json, with its own checksum in it."""
+    sealed = {**config, "checksum": _checksum(config)}
+    (folder / "config.json").write_text(json.dumps(sealed, indent=2), encoding="utf-8")
+
+
+def seal(folder: str | Path, names: Iterable[str]) -> None:
+    """Hold files of a bundle's folder, beside those that every bundle has, to their checksums."""
+    folder = Path(folder)
+    config = _read_config(folder / "config.json")
+    found = {name: files.checksum(folder / name) for name in names}
+    write_config(folder, {**config, "checksums": {**config["checksums"], **found}})
 
 
 def load_bundle(folder: str | Path) -> Bundle:
