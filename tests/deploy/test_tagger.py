@@ -15,8 +15,9 @@ from tests.deploy.toys import MAX_LENGTH, TAGS, TOKENIZER, save_toy, toy_params,
 from xdistil_jax import trees
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode
+from xdistil_jax.deploy.bilstm import bilstm_logits
 from xdistil_jax.deploy.bundle import load_bundle
-from xdistil_jax.deploy.tagger import Entity, Tagger, bilstm_logits
+from xdistil_jax.deploy.tagger import Entity, Tagger
 from xdistil_jax.distill.evaluate import tags_by_sentence
 from xdistil_jax.labels import repair, spans
 from xdistil_jax.models.functional import build
