@@ -1,4 +1,4 @@
-"""The base install alone tags: numpy, tokenizers and onnxruntime, in an environment with no more."""
+"""The base install alone tags: numpy, tokenizers and onnxruntime, and nothing beside them."""
 
 import json
 import os
