@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 RANKS = {
     "bucket": -2,
     "storage": -1,
-    **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation"), 0),
+    **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation", "weights"), 0),
     **dict.fromkeys(("launch", "chips"), 0),
     **dict.fromkeys(("trees", "scoring", "sizes"), 1),
     **dict.fromkeys(("sharding", "hosts"), 2),
@@ -26,6 +26,7 @@ RANKS = {
     **dict.fromkeys(("report", "deploy"), 6),
     "configs": 6.5,
     **dict.fromkeys(("experiment", "terminal", "arguments"), 7),
+    "serving": 7.5,
     **dict.fromkeys(("session", "estimate"), 8),
     **dict.fromkeys(("latency", "tagging"), 8.5),
     **dict.fromkeys(("evaluation", "training", "transplant", "gate"), 9),
@@ -64,7 +65,7 @@ HOMES = {
     "tyro": ("cli.py",),
 }
 WITHOUT_JAX = (
-    *("labels.py", "text.py", "files.py", "lazy.py", "data/", "deploy/"),
+    *("labels.py", "text.py", "files.py", "lazy.py", "weights.py", "data/", "deploy/"),
     *("bucket.py", "storage.py", "models/hub.py"),
     # So that `xdistil plan` touches no device.
     *("experiment.py", "estimate.py", "sizes.py", "chips.py"),

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import pkgutil
 import shutil
 import signal
@@ -25,7 +26,7 @@ experiment = Experiment(name="toy", strategy="D1", data=DataSpec(root="there"))
 """
 
 COMMANDS = (
-    *("quickstart", "distil", "run", "table", "plan", "eval", "export", "tag", "predict"),
+    *("quickstart", "distil", "run", "table", "plan", "eval", "export", "tag", "push", "predict"),
     *("pretrain", "transfer", "cache"),
 )
 
@@ -306,14 +307,37 @@ def test_tag_prints_a_line_for_each_text(printed, student):
 def test_tag_reads_lines_on_stdin(printed, student, monkeypatch):
     content = "Anna Berg\r\n\nنص عربي 東京 Москва\nlast without newline".encode()
 
-    def run(*texts):
+    def run(*options):
         stdin = io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
         monkeypatch.setattr(sys, "stdin", stdin)
-        return printed("tag", student, *texts)
+        return [json.loads(line) for line in printed("tag", student, *options).splitlines()]
 
-    piped = run()
-    assert piped.splitlines() == run(*content.decode().splitlines()).splitlines()
-    assert len(piped.splitlines()) == 4
+    found = run()
+    assert [each["text"] for each in found] == content.decode().splitlines()
+    shown = printed("tag", student, *content.decode().splitlines()).splitlines()
+    for each, line in zip(found, shown, strict=True):
+        entities = each["entities"]
+        assert [f"{e['text']} [{e['type']} {e['start']}:{e['end']}]" for e in entities] == (
+            line.split("\t") if line else []
+        )
+    assert all("tagged" in each for each in run("--aggregate", "none"))
+
+
+def test_tag_passes_over_bad_lines_where_it_is_asked_to(student, monkeypatch, capsys):
+    content = b'{"text": "Anna"}\nno json\n{"text": "Berlin"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    cli.main(["tag", student, "--on-bad", "skip"])
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["Anna", "Berlin"]
+    assert err.startswith("stdin, line 2: expected a JSON object")
+
+
+def test_tag_ends_quietly_where_no_one_reads_on(student):
+    command = f"yes Anna Berg | {sys.executable} -m xdistil_jax tag {student} | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["text"] == "Anna Berg"
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr
 
 
 def test_tag_answers_mistakes(told, student, tmp_path, monkeypatch):

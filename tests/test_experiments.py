@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from xdistil_jax import Experiment, cli, load_corpus, load_test
+from xdistil_jax import Experiment, load_corpus, load_test
 from xdistil_jax.distill.stages import describe
 from xdistil_jax.distill.strategies import strategies
 from xdistil_jax.experiment import restore, settings
@@ -24,7 +24,7 @@ NAMES = tuple(strategies(("head", "body")))
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_it_builds_and_prints_its_plan(file):
-    load = cli.load_experiment(str(file))
+    load = planning.load_experiment(str(file))
     assert isinstance(load(None), Experiment)
     for name in NAMES:
         experiment = load(name)
@@ -93,7 +93,7 @@ def test_snippets_are_cut_alike_and_stand_in_one_split(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in first.iterdir()} == {
         path.name: path.read_bytes() for path in again.iterdir()
     }
-    shipped = cli.load_experiment(str(FOLDER / "language_id.py"))(None).data
+    shipped = planning.load_experiment(str(FOLDER / "language_id.py"))(None).data
     data = dataclasses.replace(shipped, root=str(first), unlabelled_root=str(first))
     corpus, test = load_corpus(data), load_test(data)
     assert corpus.tagset.classes == tuple(sorted(WORDS))

@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from xdistil_jax import storage
+from xdistil_jax import serving, storage
 from xdistil_jax.arguments import (
     DistilArguments,
     EvalArguments,
@@ -17,9 +17,8 @@ from xdistil_jax.arguments import (
     QuickstartArguments,
 )
 from xdistil_jax.lazy import TRAIN
-from xdistil_jax.planning import load_experiment, plan_options, plan_texts
 from xdistil_jax.storage import shown
-from xdistil_jax.terminal import audience, end, is_told, lines_of_stdin, say, several, signals
+from xdistil_jax.terminal import audience, end, is_told, say, several, show_usage, signals
 
 if TYPE_CHECKING:
     from xdistil_jax.experiment import Experiment
@@ -34,7 +33,8 @@ usage: xdistil COMMAND ...
   plan [FILE] [STRATEGY] ...      print the stages, costs, students that fit
   eval RUN [--split dev|test]     figures of a finished run
   export RUN --to DIR             the student to pass on: ONNX graphs, model card
-  tag RUN ["text" ...]            entities of the texts, or of each line on stdin
+  tag RUN ["text" ...]            entities of the texts, or of each line on stdin, as JSON
+  push DIR --repo OWNER/NAME      a student to the Hugging Face hub
   predict RUN ["text" ...]        the class of each text; of a pair, with a tab between
   pretrain --out FOLDER ...       a teacher from text: masked language modelling
   transfer --languages L … --out DIR   transfer text from Wikipedia
@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "plan": _plan,
         "eval": _eval,
         "export": _export,
-        "tag": _tag,
-        "predict": _predict,
+        "tag": serving.tag,
+        "push": serving.push,
+        "predict": serving.predict,
         "pretrain": _pretrain,
         "transfer": _transfer,
         "cache": _cache,
@@ -85,14 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _show_usage(text: str, arguments: Sequence[str]) -> NoReturn:
-    """End with the usage, as an answer where it was asked for and as a complaint elsewhere."""
-    if not {"-h", "--help"} & set(arguments):
-        sys.exit(f"usage: {text}")
-    print(f"usage: {text}")
-    sys.exit(0)
 
 
 def _parse(
@@ -188,6 +181,7 @@ def _chosen(arguments: list[str], command: str, student: str = "") -> "Experimen
     """[FILE] [STRATEGY] and overrides -> Experiment; ``student`` by name takes its own's place."""
     from xdistil_jax.configs import student_config
     from xdistil_jax.experiment import Experiment
+    from xdistil_jax.planning import load_experiment
 
     places = []
     while arguments and not arguments[0].startswith("-"):
@@ -211,7 +205,7 @@ def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         text = "xdistil run FILE [STRATEGY] [--test] [--data.root DIR] [--student.embed 100] …"
         more = "Every field of the experiment can be set: xdistil run FILE --help lists them."
-        _show_usage(f"{text}\n\n{more}", arguments)
+        show_usage(f"{text}\n\n{more}", arguments)
     evaluate_test = "--test" in arguments
     chosen = _chosen([each for each in arguments if each != "--test"], "run FILE")
     _carry_out(chosen, evaluate_test=evaluate_test)
@@ -220,7 +214,7 @@ def _run(arguments: list[str]) -> None:
 def _table(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         text = "xdistil table FILE [--test] [--size small|full] [--seeds 0 1 2] [--only ROW …]"
-        _show_usage(text, arguments)
+        show_usage(text, arguments)
     from xdistil_jax import hosts, study
 
     file, *rest = arguments
@@ -236,6 +230,8 @@ def _table(arguments: list[str]) -> None:
 
 
 def _plan(arguments: list[str]) -> None:
+    from xdistil_jax.planning import plan_options, plan_texts
+
     options = plan_options()
     given, rest = options.parse_known_args(arguments)
     if {"-h", "--help"} & set(rest):
@@ -250,7 +246,7 @@ def _eval(arguments: list[str]) -> None:
     from xdistil_jax.report import page
 
     if not arguments or arguments[0].startswith("-"):
-        _show_usage("xdistil eval RUN [--split dev|test]", arguments)
+        show_usage("xdistil eval RUN [--split dev|test]", arguments)
     folder, *rest = arguments
     given = _parse(EvalArguments, rest, "eval RUN")
     result = run_again(folder, evaluate_test=given.split == "test", say=say)
@@ -262,39 +258,12 @@ def _eval(arguments: list[str]) -> None:
 def _export(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         text = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo]"
-        _show_usage(text, arguments)
+        show_usage(text, arguments)
     from xdistil_jax.export import export
 
     folder, *rest = arguments
     given = _parse(ExportArguments, rest, "export RUN", flags=True)
     print(f"{export(folder, say=say, **vars(given))}: see README.md there")
-
-
-def _tag(arguments: list[str]) -> None:
-    from xdistil_jax.deploy.tagger import Tagger
-
-    if not arguments or arguments[0].startswith("-"):
-        _show_usage('xdistil tag RUN ["text" ...]   (without texts: each line on stdin)', arguments)
-    folder, *texts = arguments
-    tagger = Tagger.load(folder)
-    for text in texts or lines_of_stdin():
-        found = tagger([text])[0]
-        print("\t".join(f"{e.text} [{e.type} {e.start}:{e.end}]" for e in found), flush=True)
-
-
-def _predict(arguments: list[str]) -> None:
-    from xdistil_jax.deploy.classifier import Classifier
-
-    if not arguments or arguments[0].startswith("-"):
-        _show_usage(
-            'xdistil predict RUN ["text" …]   (without texts: each line on stdin)', arguments
-        )
-    folder, *texts = arguments
-    classifier = Classifier.load(folder)
-    for text in texts or lines_of_stdin():
-        first, tab, second = text.partition("\t")
-        found = classifier([(first, second) if tab else first])[0]
-        print(f"{found.label}\t{found.probability:.4f}", flush=True)
 
 
 def _pretrain(arguments: list[str]) -> None:
@@ -340,7 +309,7 @@ def _cache(arguments: list[str]) -> None:
     elif len(arguments) == 2 and arguments[0] == "rm":
         print(f"removed {remove_cache(root / 'cache', arguments[1])}")
     else:
-        _show_usage("xdistil cache ls | xdistil cache rm ID   [--out DIR]", arguments)
+        show_usage("xdistil cache ls | xdistil cache rm ID   [--out DIR]", arguments)
 
 
 def _launch(arguments: list[str]) -> None:
@@ -348,7 +317,7 @@ def _launch(arguments: list[str]) -> None:
 
     place = next((i for i, each in enumerate(arguments) if each in COMMANDS), -1)
     if place < 0:
-        _show_usage("xdistil launch --processes 4 [--devices 2] [--grace 60] run FILE …", arguments)
+        show_usage("xdistil launch --processes 4 [--devices 2] [--grace 60] run FILE …", arguments)
     given = _parse(LaunchArguments, arguments[:place], "launch")
     command = [sys.executable, "-m", "xdistil_jax", *arguments[place:]]
     sys.exit(launch(command, given.processes, given.devices, given.grace, say=say))

@@ -11,8 +11,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xdistil_jax import storage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -150,3 +154,8 @@ def checksum(path: str | Path) -> str:
     """blake2b of a file's bytes, 32 hex digits; read in pieces, so a large file costs no memory."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def digest(content: "bytes | memoryview | np.ndarray") -> str:
+    """``checksum`` of a file with this content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -3,14 +3,18 @@
 NumPy only: a deployed student uses it too.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 Decoding = Literal["iob2", "argmax"]
 """How logits become tags: ``iob2`` takes the best of all valid IOB2 sequences of a sentence
@@ -134,8 +138,25 @@ class TagSet:
 
     def best(self, logits: Float[np.ndarray, "W C"], decoding: Decoding) -> Int[np.ndarray, "W"]:
         """The tag numbers of one sentence's words; equal to ``scoring.best_tags``."""
-        if decoding == "argmax" or not len(logits):
-            return logits.argmax(-1)
+        return self.best_of_each(logits, np.array([0, len(logits)]), decoding)
+
+    def best_of_each(
+        self, logits: Float[np.ndarray, "W C"], bounds: Int[np.ndarray, "S+1"], decoding: Decoding
+    ) -> Int[np.ndarray, "W"]:
+        """``best`` of many sentences: s is the words ``bounds[s]`` up to ``bounds[s + 1]``."""
+        best = logits.argmax(-1)
+        if decoding == "argmax":
+            return best
+        # Where the best tags of the words make a valid sequence there is no better one.
+        before = np.concatenate([np.zeros(1, best.dtype), best[:-1]])
+        before[bounds[:-1][np.diff(bounds) > 0]] = 0
+        wrong = np.flatnonzero(~self.follows[before, best])
+        for number in np.unique(np.searchsorted(bounds, wrong, "right") - 1):
+            start, end = bounds[number : number + 2]
+            best[start:end] = self._best_path(logits[start:end])
+        return best
+
+    def _best_path(self, logits: Float[np.ndarray, "W C"]) -> Int[np.ndarray, "W"]:
         score, origins = np.where(self.follows[0], logits[0], -np.inf), []
         for word in logits[1:]:
             before = np.where(self.follows, score[:, None], -np.inf)

@@ -18,7 +18,9 @@ from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
 from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
-from xdistil_jax.deploy.bundle import load_bundle, save_bundle
+from xdistil_jax.deploy.bundle import Bundle, load_bundle, save_bundle
+from xdistil_jax.deploy.calibration import fit_temperature
+from xdistil_jax.deploy.words import in_numpy
 from xdistil_jax.distill.stages import Stage, describe
 from xdistil_jax.distill.strategies import proper_name
 from xdistil_jax.evaluation import can_tag, check_teacher
@@ -194,19 +196,25 @@ def distil(
         spec, params = _train_student(
             session, folder, spec, text, dev, corpus.tagset, teacher, peers
         )
-        save = partial(
-            save_bundle, folder / "student", kind=config.kind, sizes=asdict(spec),
-            weights={path: np.asarray(leaf) for path, leaf in trees.leaves(params)},
-            tokenizer=text.tokenizer, tagset=corpus.tagset, max_length=text.ours.max_length,
-            decoding=experiment.run.decoding, pairs=takes_pairs(corpus.train, corpus.tagset),
+        made = Bundle(
+            config.kind, asdict(spec),
+            {path: np.asarray(leaf) for path, leaf in trees.leaves(params)}, text.tokenizer,
+            corpus.tagset, text.ours.max_length, experiment.run.decoding,
+            pairs=takes_pairs(corpus.train, corpus.tagset),
         )  # fmt: skip
-        hosts.once(save)
+        hosts.once(partial(_save, folder / "student", made, corpus.stopping))
         storage.settle(folder / "student")
     bundle = load_bundle(folder / "student")
     return folder, Trained(
         read_spec(bundle), trees.unflatten(bundle.weights), text.tokenizer, corpus.tagset,
         text.ours.max_length, folder=folder,
     )  # fmt: skip
+
+
+def _save(folder: Path, made: Bundle, dev: Sequence[Sentence]) -> None:
+    """A bundle whose scores were calibrated on dev."""
+    temperature = fit_temperature(in_numpy(made), dev)
+    save_bundle(folder, **vars(replace(made, temperature=temperature)))
 
 
 def _spec(experiment: Experiment, teacher: Teaching, text: Text, tagset: Labels) -> StudentSpec:

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 def say(message: str) -> None:
     """A message beside the output."""
     print(message, file=sys.stderr, flush=True)
+
+
+def write(batches: Iterable[list[str]]) -> None:
+    """Lines of output in UTF-8, each batch as soon as it is there."""
+    sys.stdout.reconfigure(encoding="utf-8")
+    for batch in batches:
+        sys.stdout.write("".join(f"{line}\n" for line in batch))
+        sys.stdout.flush()
+
+
+def show_usage(text: str, arguments: Sequence[str]) -> NoReturn:
+    """End with the usage, as an answer where it was asked for and as a complaint elsewhere."""
+    if not {"-h", "--help"} & set(arguments):
+        sys.exit(f"usage: {text}")
+    print(f"usage: {text}")
+    sys.exit(0)
 
 
 @contextmanager

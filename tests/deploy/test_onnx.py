@@ -17,7 +17,7 @@ from xdistil_jax import trees
 from xdistil_jax.deploy.bundle import BundleError, load_bundle
 from xdistil_jax.deploy.onnx import build_graph
 from xdistil_jax.deploy.runtime import Runtime
-from xdistil_jax.deploy.tagger import LOGITS
+from xdistil_jax.deploy.words import LOGITS
 from xdistil_jax.labels import ClassSet
 from xdistil_jax.models.functional import build
 from xdistil_jax.models.transformer import TransformerSpec

@@ -1,7 +1,9 @@
 """The tagger without JAX equals the JAX student, on any text, and its offsets point at the text."""
 
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -11,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.deploy.toys import MAX_LENGTH, TAGS, TOKENIZER, save_toy, toy_params, toy_spec
+from tests.deploy.toys import MAX_LENGTH, TAGS, TOKENIZER, reseal, save_toy, toy_params, toy_spec
 from xdistil_jax import trees
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode
-from xdistil_jax.deploy.bundle import load_bundle
-from xdistil_jax.deploy.tagger import Entity, Tagger, bilstm_logits
+from xdistil_jax.deploy.bilstm import bilstm_logits
+from xdistil_jax.deploy.bundle import BundleError, load_bundle
+from xdistil_jax.deploy.tagger import Entity, Tagger
 from xdistil_jax.distill.evaluate import tags_by_sentence
 from xdistil_jax.labels import repair, spans
 from xdistil_jax.models.functional import build
@@ -131,6 +134,7 @@ def test_entities_are_the_spans_of_the_tags(tagger):
     assert len(found) == len(NASTY)
     for text, entities, tags in zip(NASTY, found, tagger.tags(words_of(NASTY)), strict=True):
         words = split_words(text)
+        assert all(0 < e.score <= 1 for e in entities)
         assert [(e.type, e.start, e.end) for e in entities] == [
             (span.type, words[span.start].start, words[span.end - 1].end) for span in spans(tags)
         ]
@@ -195,3 +199,136 @@ def test_tags_in_an_interpreter_without_jax(folder):
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_a_single_text_gives_a_single_answer(tagger):
+    text = NASTY[3]
+    assert tagger(text) == tagger([text])[0] != []
+    assert tagger(text, aggregate="none") == tagger([text], aggregate="none")[0]
+    for wrong in (3, None):
+        with pytest.raises(TypeError, match=f"expected a text or a list of texts, found {wrong}"):
+            tagger(["text", wrong])
+    with pytest.raises(ValueError, match="aggregate is 'max': expected 'simple' or 'none'"):
+        tagger(text, aggregate="max")
+
+
+def test_words_have_their_tags_and_places(tagger):
+    found = tagger(NASTY, aggregate="none")
+    for text, words, tags in zip(NASTY, found, tagger.tags(words_of(NASTY)), strict=True):
+        assert tuple(word.tag for word in words) == tags
+        assert [(w.word, w.start, w.end) for w in words] == [*map(tuple, split_words(text))]
+        assert all(text[w.start : w.end] == w.word and 0 < w.score <= 1 for w in words)
+
+
+def test_text_that_is_cut_into_words_is_tagged_as_it_is_cut(tagger):
+    words = ["Anna", "Berg", "fuhr", "nach Berlin", "", ","]
+    (found,) = tagger.tag_words([words], "none")
+    assert [word.word for word in found] == words
+    assert all(" ".join(words)[word.start : word.end] == word.word for word in found)
+    (tags,) = tagger.tags([Sentence(tuple(words), None, "und")])
+    assert tuple(word.tag for word in found) == tags
+    (entities,) = tagger.tag_words([words])
+    check_offsets(" ".join(words), entities)
+    with pytest.raises(ValueError, match="tokenizer was to cut words into pieces"):
+        tagger.tag_words([["\ud800"]])
+
+
+def test_the_temperature_moves_scores_and_nothing_else(folder, tmp_path):
+    save_toy(tmp_path / "hot", temperature=50.0)
+    cold, hot = Tagger.load(folder)(NASTY), Tagger.load(tmp_path / "hot")(NASTY)
+    assert [[e[:4] for e in each] for each in cold] == [[e[:4] for e in each] for each in hot]
+    pairs = [(a.score, b.score) for x, y in zip(cold, hot, strict=True) for a, b in zip(x, y)]  # noqa: B905
+    assert sum(b < a for a, b in pairs) > 0.9 * len(pairs)
+
+
+def exported(folder):
+    """The graph beside the weights, sealed."""
+    onnx = pytest.importorskip("onnx")
+    from xdistil_jax.deploy.onnx import build_graph
+
+    onnx.save(build_graph(load_bundle(folder)), folder / "model.onnx")
+    reseal(folder)
+
+
+def test_a_graph_takes_the_place_of_the_weights(folder, tagger, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "s")
+    exported(other)
+    assert not np.allclose(Tagger.load(other).bundle.temperature, 0)
+    (other / "model.safetensors").unlink()
+    for threads in (None, 1, 2):
+        with_graph = Tagger.load(other, threads=threads)
+        assert not with_graph.bundle.weights
+        for mine, theirs in zip(with_graph(NASTY), tagger(NASTY), strict=True):
+            assert [e[:4] for e in mine] == [e[:4] for e in theirs]
+            np.testing.assert_allclose([e[4] for e in mine], [e[4] for e in theirs], atol=1e-3)
+
+
+def test_precisions_and_threads_that_there_are_not_are_refused(folder):
+    with pytest.raises(BundleError, match=r"model\.int8\.onnx is missing"):
+        Tagger.load(folder, precision="int8")
+    with pytest.raises(ValueError, match="precision is 'fp16': expected auto, fp32, int8"):
+        Tagger.load(folder, precision="fp16")
+    with pytest.raises(ValueError, match="threads is 0: expected at least 1"):
+        Tagger.load(folder, threads=0)
+    with pytest.raises(BundleError, match=r"revision v1: .* is no name on the Hugging Face hub"):
+        Tagger.load(folder, revision="v1")
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_eight_threads_get_what_one_gets(folder, tmp_path, graph):
+    other = shutil.copytree(folder, tmp_path / "s")
+    if graph:
+        exported(other)
+    shared, batches = Tagger.load(other), [NASTY[n % 5 :] + NASTY[: n % 7] for n in range(48)]
+    alone = [shared(batch) for batch in batches]
+    fresh = Tagger.load(other)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(fresh, batches)) == alone
+
+
+def test_damaged_weights_are_told_by_their_logits(tmp_path):
+    weights = dict(trees.leaves(toy_params(toy_spec())))
+    weights["head/bias"] = np.full_like(weights["head/bias"], np.nan)
+    save_toy(tmp_path / "s", weights=weights)
+    with pytest.raises(BundleError, match="logits aren't finite"):
+        Tagger.load(tmp_path / "s")("Anna")
+
+
+def test_answers_like_the_pipeline_of_transformers(tagger):
+    """Same calls, same shape of answers, same keys in the same order, same types."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    from tests.models.references.make import FOLDER
+
+    model = transformers.AutoModelForTokenClassification.from_pretrained(FOLDER)
+    torch.nn.init.normal_(model.classifier.bias, std=3.0)
+    theirs = transformers.pipeline(
+        "token-classification",
+        model=model,
+        tokenizer=transformers.PreTrainedTokenizerFast(
+            tokenizer_object=TOKENIZER.backend, pad_token="[PAD]", unk_token="[UNK]"
+        ),
+    )
+    model.get_input_embeddings().weight.data = torch.randn(
+        TOKENIZER.vocab_size, model.config.hidden_size
+    )
+
+    def shape(value):
+        if isinstance(value, list):
+            return [shape(each) for each in value[:1]]
+        return {key: isinstance(each, str | int) or "number" for key, each in value.items()}
+
+    text = "Anna Berg fuhr nach Berlin, dann weiter."
+    for inputs in (text, [text], [text, text]):
+        for strategy in ("none", "simple", "first", "average", "max"):
+            options = {"aggregation_strategy": strategy, "ignore_labels": []}
+            ours = tagger.pipeline(inputs, **options)
+            assert shape(ours) == shape(theirs(inputs, **options)) != []
+    assert [word["index"] for word in tagger.pipeline(text, ignore_labels=[])] == [*range(1, 9)]
+    assert all(word["entity"] != "O" for word in tagger.pipeline(text))
+    assert tagger.pipeline(text, aggregation_strategy="simple") == [
+        {"entity_group": e.type, "score": e.score, "word": e.text, "start": e.start, "end": e.end}
+        for e in tagger(text)
+    ]
+    with pytest.raises(ValueError, match="aggregation_strategy is 'some': expected none, simple"):
+        tagger.pipeline(text, aggregation_strategy="some")

@@ -55,5 +55,5 @@ def test_it_tags_text(tmp_path):
 
 def test_another_kind_is_named(tmp_path):
     save_toy(tmp_path / "s", kind="cnn")
-    with pytest.raises(BundleError, match=r"kind 'cnn': this version tags with bilstm, transf"):
+    with pytest.raises(BundleError, match="kind: expected one of bilstm, transformer, found 'cnn'"):
         Tagger.load(tmp_path / "s")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xdistil_jax import trees
+from xdistil_jax import files, trees
 from xdistil_jax.data.readers import Sentence
 from xdistil_jax.data.tokenizer import train_tokenizer
-from xdistil_jax.deploy.bundle import save_bundle
+from xdistil_jax.deploy.bundle import save_bundle, write_config
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.functional import build
@@ -59,3 +59,13 @@ def edit_json(path, **changes):
     content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     content = {key: value for key, value in content.items() if value is not None}
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def reseal(folder):
+    """Make the checksums right again, of all files that lie there."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("checksum", None)
+    names = sorted(each.name for each in folder.iterdir() if each.name != "config.json")
+    config["checksums"] = {name: files.checksum(folder / name) for name in names}
+    write_config(folder, config)

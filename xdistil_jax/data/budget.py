@@ -1,16 +1,20 @@
 """Which train sentences keep their labels, and which of these decide when training stops."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Int8
 
 from xdistil_jax.data.readers import Sentence
 from xdistil_jax.data.sources import CorpusError
 from xdistil_jax.data.spool import places, sample, spool
+
+if TYPE_CHECKING:
+    from jaxtyping import Int8
 
 STOPPING_SHARE = 0.2
 """Of the labels of a language, where they are so few that dev would be out of proportion."""

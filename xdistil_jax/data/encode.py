@@ -1,5 +1,7 @@
 """Sentences -> rows of pieces, kept in a ragged, memory-mapped, content-addressed store."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,19 +9,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64, Shaped, UInt64
 
 from xdistil_jax import files, storage
 from xdistil_jax.data.arrays import ArrayFolder, digest, gather, load_arrays
 from xdistil_jax.data.arrays import StoreError as StoreError
-from xdistil_jax.data.corpus import Sentence
+from xdistil_jax.data.record import Sentence
 from xdistil_jax.data.rows import encode_rows
 from xdistil_jax.data.tokenizer import Tokenizer
 from xdistil_jax.data.windows import bounds
 from xdistil_jax.labels import ClassSet, Labels, TagSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64, Shaped, UInt64
 
 _FORMAT = 1
 _CHUNK = 8192

@@ -1,14 +1,18 @@
 """The leak check: sentences that stand in two splits, counted by language."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from xdistil_jax.data.readers import Sentence
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 
 class Overlap(NamedTuple):

@@ -9,30 +9,17 @@ from typing import Any, NamedTuple
 
 from xdistil_jax.data import formats, tables
 from xdistil_jax.data.formats import Fault, Raw
+from xdistil_jax.data.record import PAIR as PAIR
+from xdistil_jax.data.record import UNDETERMINED as UNDETERMINED
+from xdistil_jax.data.record import Sentence
 from xdistil_jax.data.sources import SPLITS, CorpusError, Lines, language_of, missing
 from xdistil_jax.labels import OUTSIDE, TagSet, repair, split_tag
 
 FORMATS = ("auto", *formats.PARSERS, "datasets")
-UNDETERMINED = "und"
-PAIR = "\x1e"
-"""No word of any text: ``words_of`` gives no control characters."""
-
 SAMPLE = 400
 _PLACES = 5
 Rule = Callable[[tuple[str, ...]], tuple[tuple[str, ...], int]]
 """Labels as written -> valid ones, and how many were repaired; may raise UnknownLabelError."""
-
-
-class Sentence(NamedTuple):
-    """Words of one sentence, their IOB2 tags (None for transfer text), and its language.
-
-    A text with a class has that one alone for its tags. Of a pair of texts, ``PAIR`` stands between
-    the words of the two.
-    """
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...] | None
-    language: str
 
 
 @dataclass

@@ -4,16 +4,21 @@ The engine knows words. A text to classify is one word for it, for which its fir
 stands; it is one row, cut where it is too long.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int8
 
-from xdistil_jax.data.readers import PAIR, Sentence
+from xdistil_jax.data.record import PAIR, Sentence
 from xdistil_jax.data.tokenizer import Tokenizer
 from xdistil_jax.data.windows import bounds, expand, own_words, plan_windows
 from xdistil_jax.labels import UNLABELLED, ClassSet, Labels, TagSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Int8
 
 
 def encode_rows(

@@ -1,18 +1,22 @@
 """Sentences that lie on disk: a sequence as long as the text, which takes none of the memory."""
 
+from __future__ import annotations
+
 import json
 import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
 
 from xdistil_jax.data.arrays import gather
 from xdistil_jax.data.readers import Sentence
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64, UInt8
 
 _BLOCK = 512
 # JSON keeps any word as it is; a lone surrogate, too, which UTF-8 by itself refuses.

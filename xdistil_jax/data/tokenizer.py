@@ -7,20 +7,19 @@ names on the hub.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from xdistil_jax import files
-
-if TYPE_CHECKING:  # the readers need more than the base install
-    from xdistil_jax.data.corpus import Sentence
+from xdistil_jax.data.record import Sentence
 
 # Of a word that stands in the text so often, no text as long as that is made for the trainer.
 _REPEATED = 1000
@@ -81,9 +80,15 @@ class Tokenizer:
         A word's pieces depend on nothing but the word, as with ``is_pretokenized``: so each
         distinct word needs to be given only once. A word that vanishes becomes one unknown piece.
         Where the tokenizer marks the space before a word, every word has one.
+
+        Raises:
+            ValueError: for a word that is no text (a lone surrogate), or a damaged tokenizer.
         """
         given = [f" {word}" for word in words] if self._marks_spaces else list(words)
-        encodings = self.backend.encode_batch(given, add_special_tokens=False)
+        try:
+            encodings = self.backend.encode_batch(given, add_special_tokens=False)
+        except BaseException as error:
+            raise _told(error, "the tokenizer was to cut words into pieces") from error
         ids = [encoding.ids or [self.unk_id] for encoding in encodings]
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(pieces) for pieces in ids], out=offsets[1:])
@@ -139,22 +144,33 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     config_file = path.with_name("tokenizer_config.json")
     config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
     if path.suffix == ".json":
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise ValueError(f"{path}: expected a tokenizer.json, but: {error}") from error
-    else:
-        backend = _wordpiece(
-            models.WordPiece.read_file(str(path)),
-            source=str(path),
-            lowercase=bool(config.get("do_lower_case", False)),
-            strip_accents=config.get("strip_accents"),
-            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        )
+        return parse_tokenizer(path.read_bytes(), str(path), config)
+    backend = _wordpiece(
+        models.WordPiece.read_file(str(path)),
+        source=str(path),
+        lowercase=bool(config.get("do_lower_case", False)),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+    )
     return _wrap(backend, config, str(path))
 
 
-def train_tokenizer(sentences: "Iterable[Sentence]", vocab_size: int) -> Tokenizer:
+def parse_tokenizer(
+    content: bytes, source: str, config: Mapping[str, Any] = MappingProxyType({})
+) -> Tokenizer:
+    """What a tokenizer.json says; ``config`` may name the special pieces.
+
+    Raises:
+        ValueError: naming ``source``, if it is no tokenizer, or lacks one of the special pieces.
+    """
+    try:
+        backend = tokenizers.Tokenizer.from_buffer(content)
+    except BaseException as error:
+        raise _told(error, f"{source}: expected a tokenizer.json") from error
+    return _wrap(backend, config, source)
+
+
+def train_tokenizer(sentences: Iterable[Sentence], vocab_size: int) -> Tokenizer:
     """A cased WordPiece tokenizer: every character that occurs, then the likeliest merges.
 
     Memory is needed for distinct words only. The vocabulary is a function of the sentences alone,
@@ -296,7 +312,15 @@ def _frame(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> None:
     )
 
 
-def _wrap(backend: tokenizers.Tokenizer, config: dict[str, Any], source: str) -> Tokenizer:
+def _told(error: BaseException, problem: str) -> BaseException:
+    """What to raise in place of ``error``: tokenizers raises plain Exceptions, and panics, which
+    are no Exceptions."""
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        return ValueError(f"{problem}, but: {error!s:.200}")
+    return error
+
+
+def _wrap(backend: tokenizers.Tokenizer, config: Mapping[str, Any], source: str) -> Tokenizer:
     """Find the special pieces: what frames an empty text, then the config, then the usual names."""
     backend.no_padding()
     model = json.loads(backend.to_str())["model"]

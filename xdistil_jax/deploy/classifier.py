@@ -1,15 +1,13 @@
-"""Text, or a pair of texts -> its class. NumPy and tokenizers only: runs without JAX."""
+"""Text, or a pair of texts -> its class. NumPy, tokenizers and onnxruntime: runs without JAX."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from xdistil_jax.data.corpus import Sentence
-from xdistil_jax.data.readers import PAIR, UNDETERMINED
+from xdistil_jax.data.record import PAIR, UNDETERMINED, Sentence
 from xdistil_jax.deploy.bundle import Bundle, BundleError
-from xdistil_jax.deploy.tagger import LOGITS, find_bundle, word_logits
+from xdistil_jax.deploy.scores import softmax
+from xdistil_jax.deploy.words import Precision, Student, in_numpy, open_student, word_logits
 from xdistil_jax.labels import ClassSet
 from xdistil_jax.text import words_of
 
@@ -24,25 +22,29 @@ class Prediction(NamedTuple):
 class Classifier:
     """A deployed student of whole texts."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        if bundle.kind not in LOGITS:
-            kinds = ", ".join(LOGITS)
-            raise BundleError(
-                f"a student of kind {bundle.kind!r}: this version classifies with {kinds}"
-            )
-        if not isinstance(bundle.tagset, ClassSet):
+    def __init__(self, student: Student | Bundle) -> None:
+        self._student = in_numpy(student) if isinstance(student, Bundle) else student
+        self.bundle = self._student.bundle
+        if not isinstance(self.bundle.tagset, ClassSet):
             raise BundleError("this student tags words: take Tagger (tag)")
-        self.bundle = bundle
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Classifier":
-        """Read a student's folder, or the run folder that contains it, on disk or in a bucket.
+    def load(
+        cls,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        threads: int | None = None,
+        precision: Precision = "auto",
+    ) -> "Classifier":
+        """Read a student as ``Tagger.load`` does.
 
         Raises:
-            BundleError: if the folder holds no whole student, or one that tags words.
+            BundleError: if there is no whole student, or one that tags words.
             StorageError: if the bucket can't be read.
         """
-        return cls(find_bundle(folder))
+        options = {"revision": revision, "threads": threads, "precision": precision}
+        return cls(open_student(place, **options))
 
     def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
         """The class of each text, or pair of texts, in order; what is too long is cut.
@@ -55,10 +57,10 @@ class Classifier:
         for text in texts:
             _refuse_other(text, self.bundle.pairs)
         found = []
-        for logits in word_logits(self.bundle, [_sentence(text) for text in texts]):
-            odds = np.exp(logits[0] - logits[0].max())
+        for logits in word_logits(self._student, [_sentence(text) for text in texts]):
+            odds = softmax(logits[0], self.bundle.temperature)
             best = int(odds.argmax())
-            found.append(Prediction(classes[best], float(odds[best] / odds.sum())))
+            found.append(Prediction(classes[best], float(odds[best])))
         return found
 
 

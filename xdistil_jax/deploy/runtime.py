@@ -1,11 +1,16 @@
 """onnxruntime as the tagger uses it: one session, pieces to logits. Imported when it is used."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from xdistil_jax.deploy.bundle import BundleError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 _ERRORS_ONLY = 3
 

@@ -1,169 +1,233 @@
-"""Text -> spans with character offsets. NumPy and tokenizers only: runs without JAX."""
+"""Text -> spans with character offsets. NumPy, tokenizers and onnxruntime: runs without JAX."""
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
-from xdistil_jax import storage
-from xdistil_jax.data.corpus import Sentence
-from xdistil_jax.data.encode import encode_in_memory, stitch
-from xdistil_jax.deploy.bundle import Bundle, BundleError, load_bundle
-from xdistil_jax.deploy.transformer import transformer_logits
-from xdistil_jax.labels import ClassSet, spans
-from xdistil_jax.text import split_words
+from xdistil_jax.data.record import UNDETERMINED, Sentence
+from xdistil_jax.data.windows import bounds
+from xdistil_jax.deploy.bundle import Bundle, BundleError
+from xdistil_jax.deploy.scores import Scorer
+from xdistil_jax.deploy.words import Precision, Student, in_numpy, open_student, word_logits
+from xdistil_jax.labels import OUTSIDE, ClassSet, spans
+from xdistil_jax.text import Word, split_words
 
-_ROWS = 32
+Aggregate = Literal["simple", "none"]
+"""``simple``: entities. ``none``: every word."""
 
 
 class Entity(NamedTuple):
-    """``text == source[start:end]``, offsets in code points."""
+    """``text == source[start:end]``, offsets in code points.
+
+    ``score``, from 0 to 1, is how likely the student holds it that just these words, and neither
+    fewer nor more, are an entity of this type (see ``deploy.scores``).
+    """
 
     text: str
     type: str
     start: int
     end: int
+    score: float
+
+
+class TaggedWord(NamedTuple):
+    """``word == source[start:end]``; ``score`` is the probability of its ``tag``."""
+
+    word: str
+    tag: str
+    start: int
+    end: int
+    score: float
+
+
+class _Tagged(NamedTuple):
+    """A text, its words, and what is to be said of them."""
+
+    text: str
+    words: list[Word]
+    tags: tuple[str, ...]
+    scores: np.ndarray
+    entities: list[Entity]
 
 
 class Tagger:
-    """A deployed student."""
+    """A deployed student. Several threads may use one at once."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        if bundle.kind not in LOGITS:
-            kinds = ", ".join(LOGITS)
-            raise BundleError(f"a student of kind {bundle.kind!r}: this version tags with {kinds}")
-        if isinstance(bundle.tagset, ClassSet):
+    def __init__(self, student: Student | Bundle) -> None:
+        self._student = in_numpy(student) if isinstance(student, Bundle) else student
+        self.bundle = self._student.bundle
+        if isinstance(self.bundle.tagset, ClassSet):
             raise BundleError("this student classifies whole texts: take Classifier (predict)")
-        self.bundle = bundle
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Tagger":
-        """Read a student's folder, or the run folder that contains it, on disk or in a bucket.
+    def load(
+        cls,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        threads: int | None = None,
+        precision: Precision = "auto",
+    ) -> Tagger:
+        """Read a student: its folder, the run folder around it, or ``owner/name`` on the hub.
+
+        A run folder may lie in a bucket; ``revision`` is a branch, tag or commit on the hub. One
+        with a graph (see ``xdistil export``) is computed by onnxruntime with so many ``threads``
+        (None: all cores); one without by NumPy, which has settings of its own for them. ``int8``
+        takes the smaller graph.
 
         Raises:
-            BundleError: if the folder holds no whole student.
+            BundleError: if there is no whole student, or none of this precision.
             StorageError: if the bucket can't be read.
+            ValueError: for a precision that there isn't, or less than one thread.
         """
-        return cls(find_bundle(folder))
+        options = {"revision": revision, "threads": threads, "precision": precision}
+        return cls(open_student(place, **options))
 
-    def __call__(self, texts: Sequence[str]) -> list[list[Entity]]:
-        """The entities of each text, in order; texts of any length, in windows where need be."""
-        words = [split_words(text) for text in texts]
-        sentences = [Sentence(tuple(word.text for word in each), None, "und") for each in words]
-        return [
-            [
-                Entity(text[each[a].start : each[b - 1].end], kind, each[a].start, each[b - 1].end)
-                for kind, a, b in spans(tags)
-            ]
-            for text, each, tags in zip(texts, words, self.tags(sentences), strict=True)
-        ]
+    @overload
+    def __call__(self, texts: str, aggregate: Literal["simple"] = ...) -> list[Entity]: ...
+    @overload
+    def __call__(self, texts: str, aggregate: Literal["none"]) -> list[TaggedWord]: ...
+    @overload
+    def __call__(
+        self, texts: Sequence[str], aggregate: Literal["simple"] = ...
+    ) -> list[list[Entity]]: ...
+    @overload
+    def __call__(
+        self, texts: Sequence[str], aggregate: Literal["none"]
+    ) -> list[list[TaggedWord]]: ...
+    def __call__(self, texts: str | Sequence[str], aggregate: Aggregate = "simple") -> list[Any]:
+        """The entities, or all words, of each text in order; of a single text not in a list.
+
+        Texts may be of any length: long ones are tagged in windows.
+
+        Raises:
+            TypeError: for what is no text.
+            ValueError: for another way to aggregate.
+        """
+        if aggregate not in ("simple", "none"):
+            raise ValueError(f"aggregate is {aggregate!r}: expected 'simple' or 'none'")
+        given = [texts] if isinstance(texts, str) else texts
+        if strange := next((each for each in given if not isinstance(each, str)), None):
+            raise TypeError(f"expected a text or a list of texts, found {strange!r:.80}")
+        found = self._tag([(text, split_words(text)) for text in given])
+        views = [each.entities if aggregate == "simple" else _words(each) for each in found]
+        return views[0] if isinstance(texts, str) else views
+
+    def tag_words(
+        self, sentences: Sequence[Sequence[str]], aggregate: Aggregate = "simple"
+    ) -> list[list[Entity]] | list[list[TaggedWord]]:
+        """As a call, of text that is cut into words: offsets are in words joined by single spaces.
+
+        Raises:
+            ValueError: for a word that is no text (a lone surrogate).
+        """
+        found = self._tag([(" ".join(words), _joined(words)) for words in sentences])
+        return [each.entities if aggregate == "simple" else _words(each) for each in found]
+
+    def pipeline(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        aggregation_strategy: str = "none",
+        ignore_labels: Sequence[str] = (OUTSIDE,),
+    ) -> list[Any]:
+        """The answers of transformers' token-classification pipeline, in its keys.
+
+        ``ner = Tagger.load(DIR).pipeline`` takes the place of ``ner = pipeline("ner", DIR)``. With
+        ``"none"`` an answer is a word, with its ``entity`` and ``index``, with any other strategy
+        an ``entity_group``: words have one tag here, so all strategies but ``"none"`` are one.
+
+        Raises:
+            ValueError: for a strategy that transformers doesn't have.
+        """
+        strategies = ("none", "simple", "first", "average", "max")
+        if aggregation_strategy not in strategies:
+            raise ValueError(
+                f"aggregation_strategy is {aggregation_strategy!r}: expected "
+                f"{', '.join(strategies)}"
+            )
+        view = _dicts_of_words if aggregation_strategy == "none" else _dicts_of_entities
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        tagged = self._tag([(text, split_words(text)) for text in texts])
+        found = [view(each, ignore_labels) for each in tagged]
+        return found[0] if isinstance(inputs, str) else found
 
     def tags(self, sentences: Sequence[Sentence]) -> list[tuple[str, ...]]:
         """The tag of each word of each sentence."""
-        bundle = self.bundle
-        best = (
-            bundle.tagset.best(each, bundle.decoding) for each in word_logits(bundle, sentences)
+        logits, edges = self._logits(sentences)
+        best = self.bundle.tagset.best_of_each(logits, edges, self.bundle.decoding)
+        return [self.bundle.tagset.decode(best[a:b]) for a, b in pairwise(edges.tolist())]
+
+    def _logits(self, sentences: Sequence[Sentence]) -> tuple[np.ndarray, np.ndarray]:
+        """Flat logits [W C], and where each sentence begins [S+1]."""
+        found = word_logits(self._student, sentences)
+        empty = np.zeros((0, len(self.bundle.tagset)), np.float32)
+        return np.concatenate([empty, *found]), bounds(np.array([*map(len, found)], np.int64))
+
+    def _tag(self, texts: Sequence[tuple[str, list[Word]]]) -> list[_Tagged]:
+        tagset, decoding = self.bundle.tagset, self.bundle.decoding
+        logits, edges = self._logits(
+            [Sentence(tuple(word.text for word in words), None, UNDETERMINED) for _, words in texts]
         )
-        return [bundle.tagset.decode(numbers) for numbers in best]
+        best = tagset.best_of_each(logits, edges, decoding)
+        scorer = Scorer(logits, edges, tagset, decoding, self.bundle.temperature)
+        sure, found = scorer.of_tags(best), []
+        for number, ((text, words), (a, b)) in enumerate(
+            zip(texts, pairwise(edges.tolist()), strict=True)
+        ):
+            tags = tagset.decode(best[a:b])
+            parts = spans(tags)
+            scores = scorer.of_spans(number, best[a:b], parts)
+            entities = []
+            for (kind, first, last), score in zip(parts, scores, strict=True):
+                start, end = words[first].start, words[last - 1].end
+                entities.append(Entity(text[start:end], kind, start, end, score))
+            found.append(_Tagged(text, words, tags, sure[a:b], entities))
+        return found
 
 
-def find_bundle(folder: str | Path) -> Bundle:
-    """The student in a folder, or in the run folder that contains it, on disk or in a bucket.
-
-    Raises:
-        BundleError: if the folder holds no whole student.
-        StorageError: if the bucket can't be read.
-    """
-    folder = storage.find_run(folder, writes=False)
-    inner = folder / "student"
-    return load_bundle(inner if inner.is_dir() else folder)
+def _joined(words: Sequence[str]) -> list[Word]:
+    found, start = [], 0
+    for word in words:
+        found.append(Word(word, start, start + len(word)))
+        start += len(word) + 1
+    return found
 
 
-def word_logits(bundle: Bundle, sentences: Sequence[Sentence]) -> list[Float[np.ndarray, "W C"]]:
-    """The logits of each word of each sentence; a text to classify is one word."""
-    if not sentences:
-        return []
-    store = encode_in_memory(
-        sentences, bundle.tokenizer, bundle.tagset, max_length=bundle.max_length
-    )
-    logits = np.empty((len(store.tokens), len(bundle.tagset)), np.float32)
-    for rows, tokens, lengths in _batches(store.lengths, store.offsets, store.tokens):
-        found = LOGITS[bundle.kind](bundle, tokens, lengths)
-        for start, line, length in zip(store.offsets[rows], found, lengths, strict=True):
-            logits[start : start + length] = line[:length]
-    return stitch(store, logits)
+def _words(tagged: _Tagged) -> list[TaggedWord]:
+    each = zip(tagged.words, tagged.tags, tagged.scores.tolist(), strict=True)
+    return [TaggedWord(word.text, tag, word.start, word.end, score) for word, tag, score in each]
 
 
-def _batches(
-    lengths: np.ndarray, offsets: np.ndarray, flat: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(rows, tokens [B T], lengths [B]), rows of similar length together."""
-    order = np.argsort(lengths, kind="stable")
-    for first in range(0, len(order), _ROWS):
-        rows = order[first : first + _ROWS]
-        tokens = np.zeros((len(rows), lengths[rows].max()), np.int64)
-        for line, row in zip(tokens, rows, strict=True):
-            line[: lengths[row]] = flat[offsets[row] : offsets[row + 1]]
-        yield rows, tokens, lengths[rows]
+def _dicts_of_words(tagged: _Tagged, ignored: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "entity": word.tag,
+            "score": word.score,
+            "index": number,
+            "word": word.word,
+            "start": word.start,
+            "end": word.end,
+        }
+        for number, word in enumerate(_words(tagged), 1)
+        if word.tag not in ignored
+    ]
 
 
-def bilstm_logits(
-    bundle: Bundle, tokens: Int[np.ndarray, "B T"], lengths: Int[np.ndarray, "B"]
-) -> Float[np.ndarray, "B T C"]:
-    """The student's forward pass, equal to ``models.bilstm`` in fp32.
-
-    Of a classifier all pieces but the first are without logits (0).
-    """
-    weights = bundle.weights
-    real = np.arange(tokens.shape[1]) < lengths[:, None]
-    x = weights["embed/table"][tokens]
-    directions = [(x, real, 0), (x[:, ::-1], real[:, ::-1], 1)]
-    states = [_lstm(part, mask, weights, number) for part, mask, number in directions]
-    both = np.concatenate([states[0], states[1][:, ::-1]], axis=-1)
-    pool = bundle.sizes.get("pool", "none")
-    if pool != "none":
-        both = _pooled(both, real, pool)[:, None]
-    projected = both @ weights["projection/kernel"] + weights["projection/bias"]
-    if bundle.sizes["projection"] == "gelu":
-        inner = np.sqrt(2 / np.pi).astype(np.float32) * (projected + 0.044715 * projected**3)
-        projected = 0.5 * projected * (1 + np.tanh(inner))
-    top = projected if bundle.sizes["head_on"] == "projection" else both
-    logits = top @ weights["head/kernel"] + weights["head/bias"]
-    return np.pad(logits, ((0, 0), (0, tokens.shape[1] - logits.shape[1]), (0, 0)))
-
-
-def _pooled(
-    states: Float[np.ndarray, "B T H2"], real: Bool[np.ndarray, "B T"], pool: str
-) -> Float[np.ndarray, "B H2"]:
-    """``models.bilstm.pool_states``."""
-    if pool == "max":
-        found = np.where(real[..., None], states, -np.inf).max(1)
-        return np.where(real.any(1, keepdims=True), found, 0).astype(states.dtype)
-    forth, back = np.split(states, 2, axis=-1)
-    last = np.maximum(real.sum(1) - 1, 0)
-    return np.concatenate([forth[np.arange(len(forth)), last], back[:, 0]], axis=-1)
-
-
-def _lstm(
-    x: np.ndarray, real: np.ndarray, weights: dict[str, np.ndarray], number: int
-) -> np.ndarray:
-    gates = x @ weights["bilstm/kernel"][number] + weights["bilstm/bias"][number]
-    recurrent = weights["bilstm/recurrent"][number]
-    h = c = np.zeros((len(x), len(recurrent)), np.float32)
-    states = np.zeros((*x.shape[:2], len(recurrent)), np.float32)
-    for step in range(x.shape[1]):
-        i, f, g, o = np.split(gates[:, step] + h @ recurrent, 4, axis=-1)
-        mask = real[:, step, None]
-        c = np.where(mask, _sigmoid(f) * c + _sigmoid(i) * np.tanh(g), c)
-        h = np.where(mask, _sigmoid(o) * np.tanh(c), h)
-        states[:, step] = np.where(mask, h, 0)
-    return states
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
-LOGITS = {"bilstm": bilstm_logits, "transformer": transformer_logits}
+def _dicts_of_entities(tagged: _Tagged, ignored: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "entity_group": each.type,
+            "score": each.score,
+            "word": each.text,
+            "start": each.start,
+            "end": each.end,
+        }
+        for each in tagged.entities
+        if each.type not in ignored
+    ]

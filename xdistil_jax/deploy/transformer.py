@@ -1,12 +1,16 @@
 """The transformer student's forward pass in NumPy."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from xdistil_jax.deploy.bundle import Bundle
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 Weights = Mapping[str, np.ndarray]
 

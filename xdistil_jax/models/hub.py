@@ -1,9 +1,13 @@
 """Checkpoints by name: folders on this machine and Hugging Face's hub. Imports no jax."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class CheckpointError(ValueError):
@@ -29,18 +33,61 @@ def find_folder(
             f"there is no folder {name}: give a folder with config.json and model.safetensors, "
             "or a name on the Hugging Face hub"
         )
-    try:
+    with _naming(f"{name!r} is no folder here, and the Hugging Face hub didn't give it"):
         import huggingface_hub
 
         wanted = list(patterns)
         return Path(
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
         )
-    except Exception as error:  # the hub's client raises its own, the HTTP library's and OS errors
+
+
+def is_name(place: str | Path) -> bool:
+    """Is this ``owner/name``, and no folder here?"""
+    return isinstance(place, str) and bool(_NAME.fullmatch(place)) and not Path(place).exists()
+
+
+def push(
+    folder: Path, name: str, patterns: Sequence[str], *, private: bool, revision: str | None = None
+) -> str:
+    """Upload those files of a folder that fit ``patterns``, in one commit; gives its URL.
+
+    The repository and the branch ``revision`` are made if they aren't there.
+
+    Raises:
+        CheckpointError: if the hub refuses, or can't be reached.
+    """
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(f"{name!r} is no name of a repository: expected OWNER/NAME")
+    with _naming(f"the Hugging Face hub didn't take {name!r}"):
+        import huggingface_hub
+
+        hub = huggingface_hub.HfApi()
+        hub.create_repo(name, private=private, exist_ok=True)
+        if revision is not None:
+            hub.create_branch(name, branch=revision, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=name, folder_path=folder, revision=revision, allow_patterns=list(patterns),
+            commit_message="Upload a student of xdistil_jax",
+        )  # fmt: skip
+    return done.commit_url
+
+
+@contextmanager
+def _naming(problem: str) -> Iterator[None]:
+    """Tell of what the hub's client raises: its own errors, the HTTP library's and OS errors."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{problem}: it is reached through {error.name}, which is not installed: "
+            "pip install huggingface_hub"
+        ) from error
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{name!r} is no folder here, and the Hugging Face hub didn't give it ({reason}): "
-            "check name and network, or give a local folder"
+            f"{problem} ({reason}): check name and network, the token (hf auth login), or give a "
+            "local folder"
         ) from error
 
 

@@ -2,28 +2,23 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jaxtyping import Shaped
 
+from xdistil_jax import weights
 from xdistil_jax.files import write_atomic
 from xdistil_jax.models.hub import CheckpointError
 from xdistil_jax.sharding import fetched
 from xdistil_jax.trees import leaves
 
 _INDEX = "model.safetensors.index.json"
-_DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16.dtype,
-    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
-    "BOOL": np.bool_,
-}  # fmt: skip
+_DTYPES = {**weights.DTYPES, "BF16": jnp.bfloat16.dtype}
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
@@ -65,31 +60,15 @@ def read_tensors(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            recorded = (file.metadata() or {}).get("fingerprint")
-        tensors = _views(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        tensors, metadata = weights.views(np.memmap(path, np.uint8, mode="r"), _DTYPES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): fetch or write it again") from error
+    recorded = metadata.get("fingerprint")
     if recorded is not None and recorded != fingerprint(tensors):
         raise CheckpointError(
             f"{path} is damaged (its content doesn't fit its fingerprint): fetch or write it again"
         )
     return tensors
-
-
-def _views(path: Path) -> dict[str, np.ndarray]:
-    content = np.memmap(path, np.uint8, mode="r")
-    start = 8 + int(content[:8].view("<u8")[0])
-    header = json.loads(bytes(content[8:start]))
-    found = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            first, last = entry["data_offsets"]
-            dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
-            if last - first != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{name}: {last - first} bytes for {shape} of {dtype}")
-            found[name] = content[start + first : start + last].view(dtype).reshape(shape)
-    return found
 
 
 def read_folder(folder: Path) -> dict[str, Shaped[np.ndarray, "..."]]:

@@ -1,0 +1,217 @@
+"""The Hugging Face hub: the real client against a stand-in on loopback, and its cache offline."""
+
+import base64
+import hashlib
+import json
+import re
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+from tests.deploy.toys import save_toy
+from xdistil_jax import cli
+from xdistil_jax.deploy.bundle import BundleError, push_bundle
+from xdistil_jax.deploy.tagger import Tagger
+from xdistil_jax.models import hub
+
+NAME, TEXT = "someone/tiny-tagger", "Anna Berg fuhr nach Berlin."
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Stand(ThreadingHTTPServer):
+    """Repositories: name -> branch -> file -> content; as the client's calls need it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.repositories, self.private, self.asked, self.large = {}, {}, [], {}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        """Quiet."""
+
+    def reply(self, content, status=200, **headers):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def files(self, name, revision):
+        """Of a branch, or of the one commit that each branch has."""
+        branches = self.server.repositories.get(name, {})
+        return branches.get("main" if revision == COMMIT else revision)
+
+    def absent(self):
+        code = "RevisionNotFound" if self.path.count("revision") else "RepoNotFound"
+        self.reply({"error": "not here"}, 404, X_Error_Code=code)
+
+    def do_GET(self):
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append((self.command, path))
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?", path):
+            files = self.files(found[1], found[2] or "main")
+            if files is None:
+                return self.absent()
+            if "/tree/" in path:
+                sizes = [
+                    {"type": "file", "path": n, "size": len(c), "oid": _etag(c)}
+                    for n, c in files.items()
+                ]
+                return self.reply(sizes)
+            listed = [{"rfilename": name} for name in files]
+            return self.reply({"id": found[1], "sha": COMMIT, "siblings": listed})
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            content = (self.files(found[1], found[2]) or {}).get(found[3])
+            if content is None:
+                return self.reply({}, 404, X_Error_Code="EntryNotFound")
+            return self.reply(content, ETag=f'"{_etag(content)}"', X_Repo_Commit=COMMIT)
+        return self.reply({}, 404)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self):
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append((self.command, path))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != "Bearer hf_stand":
+            return self.reply({"error": "Invalid username or password."}, 401)
+        if path == "/api/repos/create":
+            given = json.loads(body)
+            name = "/".join(filter(None, (given.get("organization"), given["name"])))
+            self.server.repositories.setdefault(name, {"main": {}})
+            self.server.private[name] = given.get("private", given.get("visibility") == "private")
+            return self.reply({"url": f"{self.server.url}/{name}", "name": name})
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(branch|preupload|commit)/(.+)", path)
+        if not found:
+            return self.reply({}, 200)
+        name, what, revision = found.groups()
+        branches = self.server.repositories[name]
+        if what == "branch":
+            branches.setdefault(revision, dict(branches["main"]))
+            return self.reply({})
+        if what == "preupload":
+            paths = [each["path"] for each in json.loads(body)["files"]]
+            modes = [
+                {"path": each, "uploadMode": "regular", "shouldIgnore": False} for each in paths
+            ]
+            return self.reply({"files": modes})
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                value = line["value"]
+                branches[revision][value["path"]] = base64.b64decode(value["content"])
+        url = f"{self.server.url}/{name}/commit/{COMMIT}"
+        return self.reply({"commitUrl": url, "commitOid": COMMIT, "success": True})
+
+
+def _etag(content):
+    return hashlib.sha1(content).hexdigest()
+
+
+@pytest.fixture
+def stand(tmp_path, monkeypatch):
+    server = Stand()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        server.url + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_stand")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_toy(tmp_path / "run" / "student")
+    (tmp_path / "run" / "student" / "notes.txt").write_text("mine")
+    return tmp_path / "run"
+
+
+def test_what_is_pushed_is_what_is_loaded(stand, folder, capsys):
+    cli.main(["push", str(folder), "--repo", NAME, "--private"])
+    assert capsys.readouterr().out == f"{stand.url}/{NAME}/commit/{COMMIT}\n"
+    pushed = stand.repositories[NAME]["main"]
+    student = folder / "student"
+    sealed = {"config.json", "labels.json", "model.safetensors", "tokenizer.json"}
+    assert {name for name in pushed if name != ".gitattributes"} == sealed
+    assert all(pushed[name] == (student / name).read_bytes() for name in sealed)
+    assert stand.private[NAME]
+    assert Tagger.load(NAME)(TEXT) == Tagger.load(folder)(TEXT) != []
+    got = {path.rsplit("/", 1)[1] for method, path in stand.asked if "/resolve/" in path}
+    assert got == sealed
+
+
+def test_a_branch_is_a_revision(stand, folder, tmp_path):
+    push_bundle(folder, NAME)
+    save_toy(tmp_path / "other", seed=5)
+    push_bundle(tmp_path / "other", NAME, revision="v2")
+    assert not stand.private[NAME]
+    assert set(stand.repositories[NAME]) == {"main", "v2"}
+    main, other = (stand.repositories[NAME][each]["model.safetensors"] for each in ("main", "v2"))
+    assert main != other
+
+
+def test_the_cache_answers_without_the_hub(stand, folder, monkeypatch):
+    push_bundle(folder, NAME)
+    online = Tagger.load(NAME)(TEXT)
+    stand.shutdown()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = len(stand.asked)
+    assert Tagger.load(NAME)(TEXT) == online
+    assert Tagger.load(NAME, revision="main")(TEXT) == online
+    assert len(stand.asked) == asked
+    with pytest.raises(BundleError, match=r"'someone/else' is no folder here, .*didn't give it"):
+        Tagger.load("someone/else")
+
+
+def test_what_the_hub_refuses_is_told(stand, folder, monkeypatch):
+    with pytest.raises(BundleError, match="'someone/nothing' is no folder here"):
+        Tagger.load("someone/nothing")
+    with pytest.raises(
+        BundleError, match="'no name' is no name of a repository: expected OWNER/NAME"
+    ):
+        push_bundle(folder, "no name")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(BundleError, match="the Hugging Face hub didn't take 'someone/tiny-tagger'"):
+        push_bundle(folder, NAME)
+    (folder / "student" / "labels.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"labels\.json is damaged"):
+        push_bundle(folder, NAME)
+
+
+def test_without_its_client_the_pip_command_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(BundleError, match="pip install huggingface_hub"):
+        Tagger.load(NAME)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a/b/c", "../b", "a/../b", "/a/b", "a/.b", "gs://a/b", "a b/c"]
+)
+def test_names_of_the_hub_are_told_from_paths(name):
+    assert not hub.is_name(name)
+    assert hub.is_name("owner/name-1.0_x")
+
+
+def test_a_folder_goes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_toy(tmp_path / "someone" / "tiny")
+    assert Tagger.load("someone/tiny")(TEXT)
