@@ -7,8 +7,9 @@ from tests.deploy.toys import MAX_LENGTH, TAGS, TOKENIZER, save_toy, toy_spec
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import encode_in_memory
 from xdistil_jax.data.readers import PAIR
+from xdistil_jax.deploy.bilstm import bilstm_logits
 from xdistil_jax.deploy.bundle import load_bundle
-from xdistil_jax.deploy.tagger import Tagger, bilstm_logits
+from xdistil_jax.deploy.tagger import Tagger
 from xdistil_jax.gate import DevSet, examine, find_faults, piece_logits
 from xdistil_jax.labels import ClassSet
 from xdistil_jax.report.metrics import score

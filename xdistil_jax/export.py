@@ -22,9 +22,10 @@ from xdistil_jax import files, storage, trees
 from xdistil_jax.data.corpus import Corpus, Sentence, load_corpus
 from xdistil_jax.deploy import card
 from xdistil_jax.deploy.bundle import Bundle, load_bundle, seal
+from xdistil_jax.deploy.calibration import measure_calibration
 from xdistil_jax.deploy.onnx import build_graph, dynamic_int8
 from xdistil_jax.deploy.runtime import Runtime
-from xdistil_jax.deploy.tagger import LOGITS
+from xdistil_jax.deploy.words import LOGITS, in_numpy
 from xdistil_jax.evaluation import identity_of, read_report
 from xdistil_jax.experiment import Experiment, restore
 from xdistil_jax.gate import Answers, DevSet, Forward, GateError, difference, examine
@@ -88,8 +89,8 @@ def export(
             onnx.save(graph(bundle), folder / name)
         runtimes = {name: Runtime(folder / name) for name in GRAPHS}
         say(f"asking {1 + len(runtimes)} artefacts about {len(found.dev):,} dev sentences")
-        in_numpy = partial(LOGITS[bundle.kind], bundle)
-        forwards = {"model.safetensors": in_numpy, **{n: r.logits for n, r in runtimes.items()}}
+        plain = partial(LOGITS[bundle.kind], bundle)
+        forwards = {"model.safetensors": plain, **{n: r.logits for n, r in runtimes.items()}}
         answers, faults = examine(
             DevSet.of(bundle, found.dev),
             in_jax(bundle),
@@ -224,6 +225,7 @@ def gather(
         differences={n: difference(each, reference) for n, each in answers.items() if n},
         bytes={path.name: path.stat().st_size for path in sorted(folder.glob("model*"))},
         milliseconds={name: _latency(each, bundle) for name, each in runtimes.items()},
+        sections=[card.calibration(measure_calibration(in_numpy(bundle), found.dev))],
         machine=f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}",
     )
 

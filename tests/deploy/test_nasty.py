@@ -10,7 +10,7 @@ from tests.deploy.test_transformer import SPECS as ENCODERS
 from tests.deploy.toys import TAGS, TOKENIZER, toy_spec
 from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, stored_int8
 from xdistil_jax.deploy.runtime import Runtime
-from xdistil_jax.deploy.tagger import LOGITS
+from xdistil_jax.deploy.words import LOGITS
 from xdistil_jax.export import in_jax
 from xdistil_jax.gate import Texts
 from xdistil_jax.models.transformer import TransformerSpec

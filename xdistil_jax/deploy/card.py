@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from xdistil_jax.deploy.calibration import Calibration
+
 Scores = Mapping[str, Mapping[str, float | None]]
 """artefact -> name of a figure, or of a language -> percent."""
 
@@ -261,6 +263,24 @@ def limits(facts: Facts) -> str:
             f"Licence: {licence}.",
         ]
     )
+
+
+def calibration(found: Calibration) -> str:
+    """How far scores are off, for ``Facts.sections``."""
+    rows = [
+        ("entities", found.entities, found.entity_before, found.entity_after),
+        ("words or texts", found.words, found.word_before, found.word_after),
+    ]
+    shown = [
+        [name, f"{count:,}", *(_number(None if each is None else 100 * each) for each in errors)]
+        for name, count, *errors in rows
+    ]
+    said = (
+        f"Scores are softmaxes of the logits over {found.temperature:g}, which was fitted on dev. "
+        "The expected calibration error there, in percent, in 15 bins, without and with it:"
+    )
+    head = ("", "answers", "without", "with")
+    return "\n\n".join(["## What scores mean", said, _table(head, shown)])
 
 
 def more(facts: Facts) -> str:
