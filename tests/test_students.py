@@ -249,6 +249,8 @@ def test_checkpoints_that_do_not_fit_are_named(published, tmp_path_factory):
     given = StudentConfig(kind="transformer", checkpoint=str(published))
     with pytest.raises(ValueError, match=r"student.width is 24, but .* has 16: leave it at 0"):
         sized(dataclasses.replace(given, width=24))
+    with pytest.raises(ValueError, match=r"student.layers is 4, but .* has 3: leave it at 0"):
+        sized(dataclasses.replace(given, layers=4))
     with pytest.raises(ValueError, match=r"teacher.max_length is 64.* 40 positions"):
         sized(given, length=64)
     with pytest.raises(ValueError, match=r"no student of ours.*--student.kind transformer"):
