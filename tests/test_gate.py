@@ -48,9 +48,9 @@ def test_its_own_answers_are_all_right(bundle, dev):
 
 def test_raw_text_is_scored_by_characters(bundle):
     """A word that the splitter cuts in two is found only if its entity's ends are found."""
-    sentence = Sentence(("Anna-Berg", "x"), ("B-PER", "O"), "de")
+    sentence = Sentence(("fuhr", "Anna-Berg", "x"), ("O", "B-PER", "O"), "de")
     dev = DevSet.of(bundle, [sentence])
-    assert [word.text for word in dev.texts.split[0]] == ["Anna", "-", "Berg", "x"]
+    assert [word.text for word in dev.texts.split[0]] == ["fuhr", "Anna", "-", "Berg", "x"]
 
     def says(store, tags):
         logits = np.zeros((32, len(store.tokens), len(TAGS)), np.float32)
@@ -58,17 +58,17 @@ def test_raw_text_is_scored_by_characters(bundle):
         return np.pad(logits, ((0, 0), (0, MAX_LENGTH - len(store.tokens)), (0, 0)))
 
     for tags, f1 in (
-        (("B-PER", "I-PER", "I-PER", "O"), 100.0),
-        (("B-PER", "O", "I-PER", "O"), 0.0),
-        (("B-PER", "I-PER", "I-PER", "I-PER"), 0.0),
-        (("B-LOC", "I-LOC", "I-LOC", "O"), 0.0),
+        (("O", "B-PER", "I-PER", "I-PER", "O"), 100.0),
+        (("O", "B-PER", "O", "I-PER", "O"), 0.0),
+        (("O", "B-PER", "I-PER", "I-PER", "I-PER"), 0.0),
+        (("O", "B-LOC", "I-LOC", "I-LOC", "O"), 0.0),
     ):
         # Words are asked about first.
         said = iter([says(dev.words, sentence.tags), says(dev.texts.store, tags)])
         answers = dev.ask(lambda tokens, lengths, said=said: next(said))
         assert (answers.words.micro.f1, answers.text.micro.f1) == (100.0, f1)
         found = dev.texts.entities(lambda t, n, tags=tags: says(dev.texts.store, tags))[0]
-        assert (found[0][1:] == (0, 9)) == (tags[1:] == ("I-" + tags[0][2:],) * 2 + ("O",))
+        assert (found[0][1:] == (5, 14)) == (tags[2:] == (f"I-{tags[1][2:]}",) * 2 + ("O",))
 
 
 def test_batches_change_no_logit(bundle, dev):

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
 from jax import export as jax_export
 from jaxtyping import Float, Int
 
@@ -23,7 +22,7 @@ from xdistil_jax.data.corpus import Corpus, Sentence, load_corpus
 from xdistil_jax.deploy import card
 from xdistil_jax.deploy.bundle import Bundle, load_bundle, seal
 from xdistil_jax.deploy.calibration import measure_calibration
-from xdistil_jax.deploy.onnx import build_graph, dynamic_int8
+from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph
 from xdistil_jax.deploy.runtime import Runtime
 from xdistil_jax.deploy.words import LOGITS, in_numpy
 from xdistil_jax.evaluation import identity_of, read_report
@@ -86,7 +85,7 @@ def export(
         for name in BUNDLE:
             shutil.copyfile(student / name, folder / name)
         for name, graph in GRAPHS.items():
-            onnx.save(graph(bundle), folder / name)
+            save_graph(graph(bundle), folder / name)
         runtimes = {name: Runtime(folder / name) for name in GRAPHS}
         say(f"asking {1 + len(runtimes)} artefacts about {len(found.dev):,} dev sentences")
         plain = partial(LOGITS[bundle.kind], bundle)
