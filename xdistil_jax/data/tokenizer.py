@@ -242,7 +242,7 @@ def frame(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> None:
 
 
 def _told(error: BaseException, problem: str) -> BaseException:
-    """What to raise for ``error``: tokenizers raises plain Exceptions, or panics, which are none."""
+    """What to raise for ``error``: tokenizers raises plain Exceptions, panics, which are none."""
     if isinstance(error, Exception) or type(error).__name__ == "PanicException":
         return ValueError(f"{problem}, but: {error!s:.200}")
     return error
