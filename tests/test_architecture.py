@@ -59,7 +59,7 @@ HOMES = {
     "safetensors": ("models/tensors.py", "deploy/bundle.py"),
     "seqeval": ("report/metrics.py",),
     "tensorboardX": ("report/writers.py",),
-    "tokenizers": ("data/tokenizer.py",),
+    "tokenizers": ("data/tokenizer.py", "data/cutting.py"),
     "tqdm": ("report/writers.py",),
     "transformers": ("data/tokenizer.py",),
     "tyro": ("cli.py",),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -55,7 +56,12 @@ def test_a_first_answer_imports_nothing_heavy(folder):
 def test_tags_in_a_bare_environment(folder, tmp_path):
     venv.create(tmp_path / "bare", with_pip=True)
     python = str(tmp_path / "bare" / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", str(ROOT)]
+    # A build leaves its files beside the sources.
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "xdistil_jax", source / "xdistil_jax")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    install = [python, "-m", "pip", "install", "--quiet", str(source)]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip("the package index can't be reached")

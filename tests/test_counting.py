@@ -19,8 +19,9 @@ from xdistil_jax.configs import (
 )
 from xdistil_jax.data.batches import Buckets, choose_widths
 from xdistil_jax.data.corpus import DataSpec, load_corpus
+from xdistil_jax.data.cutting import cut_tokenizer
 from xdistil_jax.data.encode import encode
-from xdistil_jax.data.tokenizer import cut_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.experiment import Experiment
 from xdistil_jax.models.checkpoints import CheckpointError, read_config_spec
 from xdistil_jax.models.functional import build

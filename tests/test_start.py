@@ -11,8 +11,9 @@ from tests.distill.toys import GROUPS, equal, make_params, make_training
 from tests.test_pipeline import compiled_once, shrunk, weights  # noqa: F401
 from xdistil_jax import DataSpec, StudentConfig, Tagger, TeacherConfig, load_corpus, pipeline
 from xdistil_jax.configs import RunConfig
+from xdistil_jax.data.cutting import cut_tokenizer
 from xdistil_jax.data.sources import CorpusError
-from xdistil_jax.data.tokenizer import cut_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle
 from xdistil_jax.distill.loop import run_plan
 from xdistil_jax.distill.stages import Schedule, StopRule

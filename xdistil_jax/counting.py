@@ -14,9 +14,10 @@ from xdistil_jax.alignment import Target, imitated_layers
 from xdistil_jax.configs import StudentConfig, TeacherConfig
 from xdistil_jax.data.batches import choose_widths
 from xdistil_jax.data.corpus import Corpus, load_corpus
+from xdistil_jax.data.cutting import cut_tokenizer
 from xdistil_jax.data.encode import encode_in_memory, piece_counts
 from xdistil_jax.data.spool import join
-from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.estimate import Counts, Text
 from xdistil_jax.experiment import Experiment
 from xdistil_jax.models.bilstm import BiLSTMSpec

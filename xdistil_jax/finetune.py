@@ -15,8 +15,9 @@ from xdistil_jax.alignment import imitated_layers
 from xdistil_jax.classification import separated
 from xdistil_jax.configs import TeacherConfig
 from xdistil_jax.data.corpus import Corpus, Sentence
+from xdistil_jax.data.cutting import cut_tokenizer
 from xdistil_jax.data.spool import join
-from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import hash8, settings
 from xdistil_jax.labels import LabelMap, Labels

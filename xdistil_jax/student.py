@@ -15,9 +15,10 @@ from xdistil_jax import files, hosts, storage, trees
 from xdistil_jax.alignment import find_target
 from xdistil_jax.classification import separated, takes_pairs
 from xdistil_jax.data.corpus import Corpus, Sentence
+from xdistil_jax.data.cutting import cut_tokenizer
 from xdistil_jax.data.encode import EncodedStore, blocks, piece_counts
 from xdistil_jax.data.spool import join
-from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.deploy.bundle import Bundle, load_bundle, save_bundle
 from xdistil_jax.deploy.calibration import fit_temperature
 from xdistil_jax.deploy.words import in_numpy

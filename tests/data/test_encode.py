@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from xdistil_jax.data import tokenizer as tokenizer_module
 from xdistil_jax.data.corpus import Sentence
+from xdistil_jax.data.cutting import cut_tokenizer
 from xdistil_jax.data.encode import (
     StoreError,
     encode,
@@ -18,7 +19,7 @@ from xdistil_jax.data.encode import (
     piece_counts,
     stitch,
 )
-from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
 from xdistil_jax.labels import TagSet, spans
 
 DATA = Path(__file__).parents[2] / "../shared/data"

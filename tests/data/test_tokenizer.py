@@ -15,7 +15,8 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from xdistil_jax.data import tokenizer as module
 from xdistil_jax.data.corpus import Sentence
-from xdistil_jax.data.tokenizer import Tokenizer, cut_tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.cutting import cut_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "../shared/data"
@@ -56,7 +57,7 @@ def unigram(scores):
     )
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.add_special_tokens(special)
-    module._frame(backend, 0, 2)
+    module.frame(backend, 0, 2)
     return module._wrap(backend, {}, "test")
 
 
@@ -69,7 +70,7 @@ def byte_level(texts, vocab_size=330):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
     )  # fmt: skip
     backend.train_from_iterator(texts, trainer)
-    module._frame(backend, 0, 2)
+    module.frame(backend, 0, 2)
     return module._wrap(backend, {}, "test")
 
 
@@ -152,7 +153,7 @@ def test_saved_tokenizer_is_the_same(trained, tmp_path):
     trained.save(tmp_path / "a")
     loaded = load_tokenizer(tmp_path / "a")
     assert loaded.fingerprint == trained.fingerprint
-    assert loaded._special_ids == trained._special_ids
+    assert loaded.special_ids == trained.special_ids
     assert loaded.pieces([TEXT]) == trained.pieces([TEXT])
     assert load_tokenizer(tmp_path / "a" / "tokenizer.json").fingerprint == trained.fingerprint
 
@@ -188,13 +189,13 @@ def test_vocab_txt_is_read_as_bert_reads_it(tmp_path, lowercase):
 
 def test_special_pieces_are_found_by_config_and_frame(tmp_path):
     write_vocab(tmp_path, ["[UNK]", "a", "[CLS]", "[PAD]", "[SEP]"])
-    assert load_tokenizer(tmp_path)._special_ids == (3, 0, 2, 4)
-    assert unigram({"▁": -1.0})._special_ids == (1, 3, 0, 2)
+    assert load_tokenizer(tmp_path).special_ids == (3, 0, 2, 4)
+    assert unigram({"▁": -1.0}).special_ids == (1, 3, 0, 2)
     backend = tokenizers.Tokenizer(
         models.WordPiece({"!": 0, "?": 1, "(": 2, ")": 3}, unk_token="?")
     )
     names = {"pad_token": "!", "cls_token": {"content": "("}, "sep_token": ")"}
-    assert module._wrap(backend, names, "test")._special_ids == (0, 1, 2, 3)
+    assert module._wrap(backend, names, "test").special_ids == (0, 1, 2, 3)
     with pytest.raises(ValueError, match=r"here: the tokenizer has no pad_token.*tokenizer_config"):
         module._wrap(backend, {}, "here")
 
@@ -213,10 +214,10 @@ def test_cut_wordpiece_cuts_seen_text_as_before(pieces, seen, new):
     assert len(kept) == cut.vocab_size
     names = [full.backend.id_to_token(old) for old in kept]
     assert names == [cut.backend.id_to_token(new_id) for new_id in range(len(kept))]
-    special = sorted(full._special_ids)
+    special = sorted(full.special_ids)
     assert kept[: len(special)].tolist() == special
     assert (np.diff(kept[len(special) :]) > 0).all()
-    assert kept[list(cut._special_ids)].tolist() == list(full._special_ids)
+    assert kept[list(cut.special_ids)].tolist() == list(full.special_ids)
     for word in new:
         (before,), (after,) = full.pieces([[word]])[0], cut.pieces([[word]])[0]
         assert (full.unk_id in before) == (cut.unk_id in after)
@@ -233,7 +234,7 @@ def test_cut_unigram_cuts_seen_text_as_before(scores, seen, new):
     cut, kept = cut_tokenizer(full, used_ids(full, [seen]))
     assert back(cut.pieces([seen]), kept) == full.pieces([seen])
     assert cut.unk_id not in cut.pieces([[new]])[0][0]
-    assert kept[list(cut._special_ids)].tolist() == list(full._special_ids)
+    assert kept[list(cut.special_ids)].tolist() == list(full.special_ids)
 
 
 BPE = byte_level(["abc abab cabc bcabab", "äb aäbc", "ababab bcbc"] * 3)
@@ -244,7 +245,7 @@ BPE = byte_level(["abc abab cabc bcabab", "äb aäbc", "ababab bcbc"] * 3)
 def test_cut_bpe_cuts_seen_text_as_before(seen, new):
     cut, kept = cut_tokenizer(BPE, used_ids(BPE, [seen]))
     assert back(cut.pieces([seen]), kept) == BPE.pieces([seen])
-    assert kept[list(cut._special_ids)].tolist() == list(BPE._special_ids)
+    assert kept[list(cut.special_ids)].tolist() == list(BPE.special_ids)
     # Every byte is still there, so nothing is ever unknown.
     assert cut.unk_id not in cut.pieces([[new]])[0][0]
     assert cut.vocab_size < BPE.vocab_size or not seen or len(set("".join(seen))) > 2
@@ -313,7 +314,7 @@ def test_complaints_name_what_is_wrong(tmp_path, monkeypatch):
 @pytest.mark.skipif(not MBERT.is_file(), reason="no shared data")
 def test_mbert_cut_to_real_text_cuts_it_as_before():
     full = load_tokenizer(MBERT)
-    assert (full.vocab_size, full._special_ids) == (119547, (0, 100, 101, 102))
+    assert (full.vocab_size, full.special_ids) == (119547, (0, 100, 101, 102))
     assert full.backend.encode("Köln", add_special_tokens=True).tokens[0] == "[CLS]"
     lines = []
     for path in sorted((DATA / "unlabelled").glob("*.txt")):

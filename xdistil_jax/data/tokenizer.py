@@ -1,4 +1,4 @@
-"""Words -> pieces: load a fast tokenizer, train one, cut one down to the pieces of a text.
+"""Words -> pieces: load a fast tokenizer, or train one.
 
 NumPy and tokenizers only, so that a deployed student can use it; transformers is asked only for
 names on the hub.
@@ -60,7 +60,7 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """blake2b of the tokenizer's JSON with sorted keys, and of the special ids."""
-        content = [json.loads(self.backend.to_str()), *self._special_ids]
+        content = [json.loads(self.backend.to_str()), *self.special_ids]
         canonical = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
@@ -71,7 +71,8 @@ class Tokenizer:
         return bare.tokens != spaced.tokens
 
     @property
-    def _special_ids(self) -> tuple[int, int, int, int]:
+    def special_ids(self) -> tuple[int, int, int, int]:
+        """Of padding, the unknown, and the two that frame a row."""
         return self.pad_id, self.unk_id, self.cls_id, self.sep_id
 
     def word_pieces(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +115,7 @@ class Tokenizer:
         files.write_atomic(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
         if longest is not None:
             # Without its class, transformers takes the model's, and a BERT's lower-cases all text.
-            kinds = dict(zip(_USUAL, self._special_ids, strict=True))
+            kinds = dict(zip(_USUAL, self.special_ids, strict=True))
             names = {kind: self.backend.id_to_token(number) for kind, number in kinds.items()}
             if masks := [piece for piece in MASKS if self.backend.token_to_id(piece) is not None]:
                 names["mask_token"] = masks[0]
@@ -161,7 +162,7 @@ def parse_tokenizer(
     """What a tokenizer.json says; ``config`` may name the special pieces.
 
     Raises:
-        ValueError: naming ``source``, if it is no tokenizer, or lacks one of the special pieces.
+        ValueError: naming ``source``, as ``load_tokenizer``.
     """
     try:
         backend = tokenizers.Tokenizer.from_buffer(content)
@@ -208,78 +209,6 @@ def train_tokenizer(sentences: Iterable[Sentence], vocab_size: int) -> Tokenizer
     return _wrap(_wordpiece(learner.get_vocab(), source="training"), {}, "training")
 
 
-def cut_tokenizer(
-    tokenizer: Tokenizer, used: Iterable[int] | np.ndarray
-) -> tuple[Tokenizer, np.ndarray]:
-    """The tokenizer without the pieces that are neither used, special, nor single characters.
-
-    Returns it with ``kept``, int32 [V']: ``kept[new_id] == old_id``, special pieces first. Words
-    made of used pieces are cut as before: greedy longest match and Viterbi keep their choice when
-    only unused pieces go, and BPE keeps every merge on the way to a piece that stays.
-    """
-    content = json.loads(tokenizer.backend.to_str())
-    model, added = content["model"], content["added_tokens"]
-    if model["type"] not in ("WordPiece", "Unigram", "BPE"):
-        raise ValueError(
-            f"can't cut a {model['type']} tokenizer: expected WordPiece, Unigram or BPE"
-        )
-    names = {number: piece for piece, number in tokenizer.backend.get_vocab().items()}
-    used_ids = {int(number) for number in used}
-    if unknown := used_ids - names.keys():
-        raise ValueError(f"piece {min(unknown)} is not in the tokenizer's {len(names)} pieces")
-    special = {token["id"] for token in added} | set(tokenizer._special_ids)
-    rest = used_ids | _indispensable(model, names)
-    if model["type"] == "BPE":
-        rest = _with_parts(model, names, rest)
-    kept = np.array([*sorted(special), *sorted(rest - special)], np.int32)
-    new_ids = {int(old): new for new, old in enumerate(kept)}
-    if model["type"] in ("WordPiece", "BPE"):
-        model["vocab"] = {names[old]: new for old, new in new_ids.items()}
-    elif max(new_ids) < len(model["vocab"]):
-        model["vocab"] = [model["vocab"][old] for old in new_ids]
-        model["unk_id"] = new_ids[tokenizer.unk_id]
-    else:
-        outside = names[max(new_ids)]
-        raise ValueError(f"can't cut: piece {outside!r} was added outside of the Unigram model")
-    for token in added:
-        token["id"] = new_ids[token["id"]]
-    content["post_processor"] = None
-    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
-    pad_id, unk_id, cls_id, sep_id = (new_ids[old] for old in tokenizer._special_ids)
-    _frame(backend, cls_id, sep_id)
-    return Tokenizer(backend, pad_id, unk_id, cls_id, sep_id), kept
-
-
-def _indispensable(model: dict[str, Any], names: dict[int, str]) -> set[int]:
-    """Single characters; for Unigram also the bytes, and what the cost of the unknown hangs on."""
-    prefix = model.get("continuing_subword_prefix") or "▁"
-    kept = {number for number, piece in names.items() if len(piece.removeprefix(prefix)) <= 1}
-    if model["type"] == "Unigram":
-        kept.add(min(range(len(model["vocab"])), key=lambda number: model["vocab"][number][1]))
-        if model.get("byte_fallback"):
-            kept |= {n for n, piece in names.items() if re.fullmatch("<0x[0-9A-F]{2}>", piece)}
-    return kept
-
-
-def _with_parts(model: dict[str, Any], names: dict[int, str], wanted: set[int]) -> set[int]:
-    """``wanted`` and all pieces that merge into them; other merges are taken out of ``model``."""
-    numbers = {piece: number for number, piece in names.items()}
-    pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    sources: dict[str, list[tuple[str, str]]] = {}
-    for pair in pairs:
-        sources.setdefault("".join(pair), []).append(pair)
-    kept, left = set(wanted), [names[number] for number in wanted]
-    while left:
-        for pair in sources.get(left.pop(), ()):
-            for part in pair:
-                if numbers[part] not in kept:
-                    kept.add(numbers[part])
-                    left.append(part)
-    staying = {names[number] for number in kept}
-    model["merges"] = [list(pair) for pair in pairs if "".join(pair) in staying]
-    return kept
-
-
 def _wordpiece(
     vocab: dict[str, int],
     *,
@@ -300,11 +229,11 @@ def _wordpiece(
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     backend.add_special_tokens([piece for piece in _SPECIAL if piece in vocab])
-    _frame(backend, vocab["[CLS]"], vocab["[SEP]"])
+    frame(backend, vocab["[CLS]"], vocab["[SEP]"])
     return backend
 
 
-def _frame(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> None:
+def frame(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> None:
     """Let the backend put the two pieces around each sentence, as it stands in its JSON."""
     cls, sep = backend.id_to_token(cls_id), backend.id_to_token(sep_id)
     backend.post_processor = processors.TemplateProcessing(
@@ -313,8 +242,7 @@ def _frame(backend: tokenizers.Tokenizer, cls_id: int, sep_id: int) -> None:
 
 
 def _told(error: BaseException, problem: str) -> BaseException:
-    """What to raise in place of ``error``: tokenizers raises plain Exceptions, and panics, which
-    are no Exceptions."""
+    """What to raise for ``error``: tokenizers raises plain Exceptions, panics, which are none."""
     if isinstance(error, Exception) or type(error).__name__ == "PanicException":
         return ValueError(f"{problem}, but: {error!s:.200}")
     return error
@@ -365,7 +293,7 @@ def _load_with_transformers(name: str) -> Tokenizer:
         raise ValueError(
             f"tokenizer {name!r} has no fast version: expected one with tokenizer.json"
         )
-    if fast.vocab_size <= len(fast.all_special_ids):
+    if fast.vocab_size <= len(fast.allspecial_ids):
         # Without a vocabulary beside config.json, transformers makes up an empty tokenizer.
         raise ValueError(f"{name}: its tokenizer has no pieces but the special ones; {wanted}")
     config = {kind: str(piece) for kind in _USUAL if (piece := getattr(fast, kind)) is not None}
