@@ -140,6 +140,23 @@ def test_key_and_row_decide_and_nothing_else():
     assert (held[0].tokens != one.tokens).any()
 
 
+def test_what_is_hidden_is_drawn_apart_from_dropout():
+    """``split`` and ``fold_in`` of one key give the same keys, and dropout splits the step's."""
+    batch, key = long_rows(16, width=64), jax.random.key(1)
+    dropout = jax.random.split(key, 16)
+    assert (
+        jax.random.key_data(dropout[3]) == jax.random.key_data(jax.random.fold_in(key, 3))
+    ).all()
+    bits = jax.vmap(lambda each: jax.random.bits(each, (3, 64)))(dropout)
+    by_dropout = jax.device_get(MASKING.chosen(jax.tree.map(jnp.asarray, batch), bits[:, 0]))
+    masked = jax.device_get(run(MASKING, batch, key)).masked
+    hidden = [set(row[real]) for row, real in zip(masked.places, masked.mask, strict=True)]
+    alike = [
+        set(np.flatnonzero(row)) == places for row, places in zip(by_dropout, hidden, strict=True)
+    ]
+    assert sum(alike) < 4
+
+
 def test_devices_see_the_same():
     batch = long_rows(16, width=32)
     alone = jax.device_get(run(MASKING, batch, jax.random.key(1)))
