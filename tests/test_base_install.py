@@ -15,7 +15,7 @@ from tests.deploy.toys import reseal, save_toy
 ROOT = Path(__file__).parents[1]
 LOADED = """
 import json, sys
-from xdistil_jax import Tagger
+from xdistil_jax.deploy import Tagger
 tagger = Tagger.load(sys.argv[1])
 found = [[list(each) for each in entities] for entities in tagger(["Anna Berg fuhr nach Berlin"])]
 print(json.dumps([found, sorted({name.split(".")[0] for name in sys.modules})]))

@@ -116,9 +116,10 @@ def test_a_line_is_answered_before_the_next_one_is_there(tagger):
             assert [json.loads(line)["text"] for line in next(found)] == [text]
         os.write(writing, b"one\ntwo\nthr")
         assert [json.loads(line)["text"] for line in next(found)] == ["one", "two"]
-        os.write(writing, b"ee")
-        os.close(writing)
+        os.write(writing, b"ee\nfour")
         assert [json.loads(line)["text"] for line in next(found)] == ["three"]
+        os.close(writing)
+        assert [json.loads(line)["text"] for line in next(found)] == ["four"]
         assert next(found, None) is None
 
 
