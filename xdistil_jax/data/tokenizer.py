@@ -66,7 +66,7 @@ class Tokenizer:
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
     @cached_property
-    def _marks_spaces(self) -> bool:
+    def marks_spaces(self) -> bool:
         """Does a space before a word change its pieces? In RoBERTa's and Gemma's BPE it does."""
         bare, spaced = (self.backend.encode(text, add_special_tokens=False) for text in ("a", " a"))
         return bare.tokens != spaced.tokens
@@ -82,7 +82,7 @@ class Tokenizer:
         distinct word needs to be given only once. A word that vanishes becomes one unknown piece.
         Where the tokenizer marks the space before a word, every word has one.
         """
-        given = [f" {word}" for word in words] if self._marks_spaces else list(words)
+        given = [f" {word}" for word in words] if self.marks_spaces else list(words)
         encodings = self.backend.encode_batch(given, add_special_tokens=False)
         ids = [encoding.ids or [self.unk_id] for encoding in encodings]
         offsets = np.zeros(len(ids) + 1, np.int64)
