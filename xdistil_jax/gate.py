@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from xdistil_jax.data.corpus import Sentence
 from xdistil_jax.data.encode import EncodedStore, encode_in_memory, pieces, stitch
-from xdistil_jax.data.readers import PAIR
+from xdistil_jax.data.readers import PAIR, UNDETERMINED
 from xdistil_jax.deploy.bundle import Bundle
 from xdistil_jax.labels import OUTSIDE, ClassSet, Span, spans
 from xdistil_jax.report.classes import AnyScores, score_classes
@@ -53,17 +53,44 @@ class Answers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DevSet:
-    """Labelled sentences, encoded as words and as text: each artefact is asked the same.
+class Texts:
+    """Raw texts, split as the tagger splits them; no words of texts to classify."""
 
-    ``split[s]`` are the words that the splitter finds in sentence s; none of a text to classify.
-    """
+    bundle: Bundle
+    split: tuple[tuple[Word, ...], ...]
+    store: EncodedStore
+
+    @classmethod
+    def of(cls, bundle: Bundle, texts: Sequence[str]) -> "Texts":
+        """Split and encode."""
+        if isinstance(bundle.tagset, ClassSet):
+            split, words = (), [_pair_of(text) for text in texts]
+        else:
+            split = tuple(tuple(split_words(text)) for text in texts)
+            words = [tuple(word.text for word in each) for each in split]
+        sentences = [Sentence(each, None, UNDETERMINED) for each in words]
+        return cls(bundle, split, _encoded(bundle, sentences))
+
+    def tags(self, forward: Forward) -> list[tuple[str, ...]]:
+        """Of the words of each text, or of all of it."""
+        return _decoded(self.bundle, self.store, piece_logits(self.store, forward))
+
+    def entities(self, forward: Forward) -> list[list[Span]]:
+        """What an artefact finds in each text, in characters."""
+        return [
+            [Span(kind, words[a].start, words[b - 1].end) for kind, a, b in spans(tags)]
+            for words, tags in zip(self.split, self.tags(forward), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """Labelled sentences, encoded as words and as text: each artefact is asked the same."""
 
     bundle: Bundle
     sentences: tuple[Sentence, ...]
-    split: tuple[tuple[Word, ...], ...]
-    as_words: EncodedStore
-    as_text: EncodedStore
+    words: EncodedStore
+    texts: Texts
 
     @classmethod
     def of(cls, bundle: Bundle, sentences: Sequence[Sentence]) -> "DevSet":
@@ -75,42 +102,35 @@ class DevSet:
         labelled = tuple(each for each in sentences if each.tags is not None)
         if not labelled:
             raise ValueError("there is no labelled dev sentence to evaluate the artefacts on")
-        if isinstance(bundle.tagset, ClassSet):
-            split = tuple(() for _ in labelled)
-            texts = [each._replace(words=_split_again(each.words)) for each in labelled]
-        else:
-            split = tuple(tuple(split_words(" ".join(each.words))) for each in labelled)
-            texts = [
-                each._replace(words=tuple(word.text for word in words))
-                for each, words in zip(labelled, split, strict=True)
-            ]
-        options = {"max_length": bundle.max_length}
-        stores = (
-            encode_in_memory(each, bundle.tokenizer, bundle.tagset, **options)
-            for each in (labelled, texts)
-        )
-        return cls(bundle, labelled, split, *stores)
+        texts = [" ".join(each.words) for each in labelled]
+        return cls(bundle, labelled, _encoded(bundle, labelled), Texts.of(bundle, texts))
 
     def ask(self, forward: Forward) -> Answers:
         """The answers of one artefact, scored."""
-        logits = piece_logits(self.as_words, forward)
-        said = self._tags(self.as_words, logits)
-        read = self._tags(self.as_text, piece_logits(self.as_text, forward))
+        logits = piece_logits(self.words, forward)
+        said = _decoded(self.bundle, self.words, logits)
         gold = [each.tags or () for each in self.sentences]
         languages = [each.language for each in self.sentences]
         if isinstance(self.bundle.tagset, ClassSet):
-            both = [score_classes(gold, tags, languages) for tags in (said, read)]
-            return Answers(*both, logits)
-        pairs = [
-            _as_tags(_in_text(each), [Span(k, w[a].start, w[b - 1].end) for k, a, b in spans(tags)])
-            for each, w, tags in zip(self.sentences, self.split, read, strict=True)
-        ]
+            both = (said, self.texts.tags(forward))
+            return Answers(*(score_classes(gold, each, languages) for each in both), logits)
+        found = zip(map(_in_text, self.sentences), self.texts.entities(forward), strict=True)
+        pairs = [_as_tags(*each) for each in found]
         text = score([truth for truth, _ in pairs], [guess for _, guess in pairs], languages)
         return Answers(score(gold, said, languages), text, logits)
 
-    def _tags(self, store: EncodedStore, logits: Float[np.ndarray, "N C"]) -> list[tuple[str, ...]]:
-        tagset, decoding = self.bundle.tagset, self.bundle.decoding
-        return [tagset.decode(tagset.best(each, decoding)) for each in stitch(store, logits)]
+
+def _encoded(bundle: Bundle, sentences: Sequence[Sentence]) -> EncodedStore:
+    return encode_in_memory(
+        sentences, bundle.tokenizer, bundle.tagset, max_length=bundle.max_length
+    )
+
+
+def _decoded(
+    bundle: Bundle, store: EncodedStore, logits: Float[np.ndarray, "N C"]
+) -> list[tuple[str, ...]]:
+    best = (bundle.tagset.best(each, bundle.decoding) for each in stitch(store, logits))
+    return [bundle.tagset.decode(numbers) for numbers in best]
 
 
 def piece_logits(store: EncodedStore, forward: Forward) -> Float[np.ndarray, "N C"]:
@@ -173,10 +193,9 @@ def examine(
     return answers, faults
 
 
-def _split_again(words: Sequence[str]) -> tuple[str, ...]:
-    """The words of a text, or of a pair, as they come out of the text that they make up."""
-    parts = " ".join(words).split(PAIR)
-    first, *others = (words_of(part) for part in parts)
+def _pair_of(text: str) -> tuple[str, ...]:
+    """The words of a text to classify; of a pair, with what stands between its two texts."""
+    first, *others = (words_of(part) for part in text.split(PAIR))
     return (*first, *(word for part in others for word in (PAIR, *part)))
 
 
