@@ -70,9 +70,7 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page, waited for if it is a promise."""
-        found = self(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
+        found = self("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in found:
             raise AssertionError(json.dumps(found["exceptionDetails"], indent=1))
         return found["result"].get("value")

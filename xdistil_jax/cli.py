@@ -258,7 +258,7 @@ def _eval(arguments: list[str]) -> None:
 
 def _export(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
-        text = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo]"
+        text = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo] [--web]"
         _show_usage(text, arguments)
     from xdistil_jax.export import export
 

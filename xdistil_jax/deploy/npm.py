@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import io
-import posixpath
 import tarfile
 import urllib.error
 import urllib.request
@@ -51,7 +50,7 @@ def fetch(package: Package, folder: str | Path | None = None) -> dict[str, bytes
     folder = CACHE.expanduser() if folder is None else Path(folder)
     path = folder / package.tarball
     content = path.read_bytes() if path.is_file() else _download(package, path)
-    if _integrity(content) != package.integrity:
+    if integrity(content) != package.integrity:
         raise PackageError(
             f"{path} is not {package.name} {package.version}: its SHA-512 is another. Delete it "
             f"and repeat the command, or put there what {package.url} gives"
@@ -74,7 +73,8 @@ def _download(package: Package, path: Path) -> bytes:
         ) from error
 
 
-def _integrity(content: bytes) -> str:
+def integrity(content: bytes) -> str:
+    """As npm writes it."""
     return "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode()
 
 
@@ -82,8 +82,8 @@ def _members(package: Package, content: bytes, path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for member in archive:
-            name = posixpath.normpath(member.name).removeprefix("package/")
-            if member.isreg() and name in package.files:
+            folder, _, name = member.name.partition("/")
+            if folder == "package" and member.isreg() and name in package.files:
                 found[name] = archive.extractfile(member).read()
     if missing := [name for name in package.files if name not in found]:
         raise PackageError(f"{path}: {package.name} {package.version} lacks {', '.join(missing)}")

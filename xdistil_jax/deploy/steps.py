@@ -21,7 +21,8 @@ _FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _BY_CHARACTER = ("BertNormalizer", "Lowercase", "Nmt", "StripAccents")
 _SPLITTING = ("BertPreTokenizer", "Punctuation", "WhitespaceSplit")
 _SURROGATES = range(0xD800, 0xE000)
-# No character has been assigned in the other planes, or they are private: one speaks for all.
+# No character has been assigned in the other planes, or they are private: one speaks for all but
+# the last two of each, which are no characters.
 _ASSIGNED_PLANES = (0, 1, 2, 3, 14)
 
 
@@ -116,15 +117,20 @@ def _normalizing(build: Build, content: Step) -> Step:
 
 def _splitting(build: Build, content: Step) -> Step:
     kind = content["type"]
-    if kind == "Metaspace":
-        prepend = content.get("prepend_scheme", "always")
-        split = content.get("split", True)
-        mark = content["replacement"]
-        return {"kind": "metaspace", "mark": mark, "prepend": prepend, "split": split}
+    prepend = content.get("prepend_scheme", "always")
+    # "first" hangs on where the first character was before it was normalised.
+    if kind == "Metaspace" and prepend in ("always", "never"):
+        return {
+            "kind": "metaspace",
+            "mark": content["replacement"],
+            "prepend": prepend == "always",
+            "split": content.get("split", True),
+        }
     if kind in _SPLITTING and content.get("behavior", "Isolated") == "Isolated":
         return by_place(build, json.dumps(content))
     raise _refused(
-        f"the pre-tokenizer {json.dumps(content)}", ", ".join(("Metaspace", *_SPLITTING))
+        f"the pre-tokenizer {json.dumps(content)}",
+        ", ".join(("Metaspace (always, never)", *_SPLITTING)),
     )
 
 
@@ -180,7 +186,8 @@ def _characters() -> Iterator[tuple[int, int, str]]:
     for plane in range(17):
         start = plane << 16
         if plane not in _ASSIGNED_PLANES:
-            yield start, start + 0xFFFF, chr(start + 0x8000)
+            yield start, start + 0xFFFD, chr(start)
+            yield start + 0xFFFE, start + 0xFFFF, chr(start + 0xFFFE)
             continue
         for point in range(start, start + 0x10000):
             if point not in _SURROGATES:
@@ -199,7 +206,9 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _flat(kinds: dict[str, list[tuple[int, int]]]) -> dict[str, list[int]]:
-    return {name: [each for pair in _merged(pairs) for each in pair] for name, pairs in kinds.items()}
+    return {
+        name: [each for pair in _merged(pairs) for each in pair] for name, pairs in kinds.items()
+    }
 
 
 def _wordpiece(model: dict[str, Any]) -> dict[str, Any]:

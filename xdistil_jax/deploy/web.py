@@ -31,6 +31,12 @@ RUNTIME = npm.Package(
     (_SCRIPT, _PROGRAM, _FACTORY),
 )
 PAGE, LICENCES = "index.html", "LICENCES.txt"
+CARD_SECTION = f"""\
+## In the browser
+
+`web/{PAGE}` marks entities as one types: open it from the disk, or put it on any static host. It
+computes in fp32 with weights that are stored as int8, and makes no request. `web/{LICENCES}` holds
+the licences of what it brings along."""
 _LINK = re.compile(r'<link rel="stylesheet" href="([\w.]+)">')
 _TAG = re.compile(r'<script src="([\w.]+)"></script>')
 

@@ -55,10 +55,9 @@ const STEPS = {
     return (parts) => parts.flatMap((part) => splitPart(part, gone, alone));
   },
   metaspace: (step) => (parts) =>
-    parts.flatMap((part, number) => {
+    parts.flatMap((part) => {
       let marked = part.replaceAll(" ", step.mark);
-      const wanted = step.prepend === "always" || (step.prepend === "first" && number === 0);
-      if (wanted && !marked.startsWith(step.mark)) marked = step.mark + marked;
+      if (step.prepend && !marked.startsWith(step.mark)) marked = step.mark + marked;
       return step.split ? splitBefore(marked, step.mark) : [marked];
     }),
 };

@@ -76,18 +76,19 @@ class Tagger {
   async wordLogits(words, isStale) {
     const rows = words.length ? encodeRows(words, this.tokenizer, this.facts.limits) : [];
     const keyed = rows.map((row) => ({ ...row, key: row.tokens.join() }));
-    const unknown = keyed.filter(({ key }) => !this.recent.has(key));
+    const known = new Map(keyed.map(({ key }) => [key, this.recent.get(key)]));
+    const unknown = keyed.filter(({ key }) => !known.get(key));
     for (let first = 0; first < unknown.length; first += ROWS) {
       if (first) await new Promise((resolve) => setTimeout(resolve));
       if (isStale()) return null;
       const lot = unknown.slice(first, first + ROWS);
       const found = await this.logits(lot.map((row) => row.tokens));
-      lot.forEach(({ key }, row) => this.recent.set(key, found[row]));
+      lot.forEach(({ key }, row) => known.set(key, found[row]));
     }
-    this.recent = new Map(keyed.map(({ key }) => [key, this.recent.get(key)]));
+    this.recent = known;
     const logits = new Array(words.length);
     for (const { key, owned } of keyed) {
-      for (const [word, piece] of owned) logits[word] = this.recent.get(key)[piece];
+      for (const [word, piece] of owned) logits[word] = known.get(key)[piece];
     }
     return logits;
   }
