@@ -18,6 +18,7 @@ import pytest
 from xdistil_jax.deploy import npm
 
 _SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_HANG_S = 1800
 _FLAGS = (
     *("--headless", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--hide-scrollbars", "--no-first-run", "--remote-debugging-pipe"),
@@ -99,7 +100,7 @@ def started(cache: pathlib.Path) -> Iterator[Browser]:
         os.close(to_read)
         os.close(to_write)
         # A browser that hangs fails the test instead of holding it up.
-        alarm = threading.Timer(300, process.kill)
+        alarm = threading.Timer(_HANG_S, process.kill)
         alarm.start()
         try:
             browser = Browser(commands, answers)

@@ -96,7 +96,7 @@ def _normalizing(build: Build, content: Step) -> Step:
     if kind in _BY_CHARACTER:
         return by_character(build, json.dumps(content))
     if kind in _FORMS:
-        return {"kind": "form", "form": kind}
+        return by_form(build, kind)
     if kind == "Precompiled":
         return {"kind": "precompiled", "map": content["precompiled_charsmap"]}
     if kind == "Replace":
@@ -150,6 +150,15 @@ def by_character(build: Build, normalizer: str) -> Step:
         else:
             others[char] = found
     return {"kind": "characters", "others": others, **_flat(kinds)}
+
+
+@cache
+def by_form(build: Build, form: str) -> Step:
+    """One of Unicode's forms, and which characters it changes as far as tokenizers knows them."""
+    content = json.dumps({"type": form})
+    change: Callable[[str], str] = _alone(build, "normalizer", content).normalizer.normalize_str
+    changes = [(first, last) for first, last, char in _characters() if change(char) != char]
+    return {"kind": "form", "form": form, **_flat({"changes": changes})}
 
 
 @cache

@@ -16,8 +16,8 @@ function readTokenizer(facts) {
   function idsOf(word) {
     let ids = known.get(word);
     if (ids === undefined) {
-      const parts = steps.reduce((now, step) => step(now), [facts.before + word]);
-      ids = parts.filter(Boolean).flatMap(pieces);
+      const parts = steps.reduce((now, step) => step(now).filter(Boolean), [facts.before + word]);
+      ids = parts.flatMap(pieces);
       if (!ids.length) ids = [facts.unknown];
       if (known.size >= REMEMBERED) known.clear();
       known.set(word, ids);
@@ -40,7 +40,12 @@ const STEPS = {
     };
     return (parts) => parts.map((part) => Array.from(part, change).join(""));
   },
-  form: (step) => (parts) => parts.map((part) => part.normalize(step.form)),
+  form: (step) => {
+    const changes = inRanges(step.changes);
+    // A browser may know characters that the tokenizer doesn't know yet.
+    const isNew = (char) => !changes(char.codePointAt(0)) && char.normalize(step.form) !== char;
+    return (parts) => parts.map((part) => normalizeRuns(part, step.form, isNew));
+  },
   precompiled: (step) => {
     const transform = readCharacterMap(step.map);
     return (parts) => parts.map((part) => transformClusters(part, transform));
@@ -77,6 +82,17 @@ function inRanges(ranges) {
     }
     return 2 * low < ranges.length && ranges[2 * low] <= point;
   };
+}
+
+/** What stands between new characters, by Unicode's form; they stay. */
+function normalizeRuns(part, form, isNew) {
+  let found = "";
+  let run = "";
+  for (const char of part) {
+    if (!isNew(char)) run += char;
+    else [found, run] = [found + run.normalize(form) + char, ""];
+  }
+  return found + run.normalize(form);
 }
 
 /** Some characters part what stands around them and go; others stand alone. */
