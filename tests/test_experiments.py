@@ -11,7 +11,7 @@ from xdistil_jax import Experiment, load_corpus, load_test
 from xdistil_jax.distill.stages import describe
 from xdistil_jax.distill.strategies import strategies
 from xdistil_jax.experiment import restore, settings
-from xdistil_jax.planning import load_file
+from xdistil_jax.planning import load_experiment, load_file
 from xdistil_jax.study import Study
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
@@ -24,7 +24,7 @@ NAMES = tuple(strategies(("head", "body")))
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_it_builds_and_prints_its_plan(file):
-    load = planning.load_experiment(str(file))
+    load = load_experiment(str(file))
     assert isinstance(load(None), Experiment)
     for name in NAMES:
         experiment = load(name)
@@ -93,7 +93,7 @@ def test_snippets_are_cut_alike_and_stand_in_one_split(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in first.iterdir()} == {
         path.name: path.read_bytes() for path in again.iterdir()
     }
-    shipped = planning.load_experiment(str(FOLDER / "language_id.py"))(None).data
+    shipped = load_experiment(str(FOLDER / "language_id.py"))(None).data
     data = dataclasses.replace(shipped, root=str(first), unlabelled_root=str(first))
     corpus, test = load_corpus(data), load_test(data)
     assert corpus.tagset.classes == tuple(sorted(WORDS))

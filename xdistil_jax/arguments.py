@@ -54,3 +54,7 @@ class ExportArguments:
     """Of the student, as the Hub names it (apache-2.0); those of data and teacher hold."""
     stablehlo: bool = False
     """Add a file for serving through jax.export, which loads for about half a year."""
+    web: bool = False
+    """Add web/index.html, which tags what is typed, in any browser and without a server."""
+    web_packages: str = ""
+    """A folder with onnxruntime-web's tarball from npm, for machines without a network."""

@@ -256,7 +256,7 @@ def _eval(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    usage = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo]"
+    usage = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo] [--web]"
     if not arguments or arguments[0].startswith("-"):
         show_usage(usage, arguments)
     from xdistil_jax.export import export

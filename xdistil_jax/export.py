@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,8 +23,9 @@ from xdistil_jax.data.corpus import Corpus, Sentence, load_corpus
 from xdistil_jax.deploy import card
 from xdistil_jax.deploy.bundle import Bundle, load_bundle, seal
 from xdistil_jax.deploy.calibration import measure_calibration
-from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph
+from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph, stored_int8
 from xdistil_jax.deploy.runtime import Runtime
+from xdistil_jax.deploy.web import CARD_SECTION, PAGE, Page, save_page
 from xdistil_jax.deploy.words import LOGITS, in_numpy
 from xdistil_jax.evaluation import identity_of, read_report
 from xdistil_jax.experiment import Experiment, restore
@@ -42,6 +44,7 @@ GRAPHS = {"model.onnx": build_graph, "model.int8.onnx": lambda b: dynamic_int8(b
 EXACT = ("model.safetensors", "model.onnx")
 """Artefacts that compute in fp32."""
 SHAPES = ((1, 32), (32, 32))
+WEB = f"web/{PAGE}"
 TRANSFORMERS = "transformers"
 """The folder that PyTorch's library loads: both call their settings config.json."""
 
@@ -64,6 +67,8 @@ def export(
     allow_drop: bool = False,
     licence: str = "",
     stablehlo: bool = False,
+    web: bool = False,
+    web_packages: str = "",
     say: Say = lambda message: None,
 ) -> Path:
     """Write the bundle of a run with its graphs and its model card to ``to``, whole or not at all.
@@ -87,9 +92,12 @@ def export(
         for name, graph in GRAPHS.items():
             save_graph(graph(bundle), folder / name)
         runtimes = {name: Runtime(folder / name) for name in GRAPHS}
-        say(f"asking {1 + len(runtimes)} artefacts about {len(found.dev):,} dev sentences")
         plain = partial(LOGITS[bundle.kind], bundle)
         forwards = {"model.safetensors": plain, **{n: r.logits for n, r in runtimes.items()}}
+        if web:
+            say("making the page")
+            forwards[WEB] = write_web(folder, bundle, _languages(found), web_packages).logits
+        say(f"asking {len(forwards)} artefacts about {len(found.dev):,} dev sentences")
         answers, faults = examine(
             DevSet.of(bundle, found.dev),
             in_jax(bundle),
@@ -105,7 +113,12 @@ def export(
         seal(folder, [*GRAPHS, *filter(None, [exported])])
         facts = gather(found, bundle, answers, runtimes, folder)
         facts = replace(
-            facts, licence=licence, faults=faults, transformers=transformers, stablehlo=exported
+            facts,
+            licence=licence,
+            faults=faults,
+            transformers=transformers,
+            stablehlo=exported,
+            sections=[*facts.sections, *[CARD_SECTION] * web],
         )
         files.write_atomic(folder / "README.md", card.render(facts))
     return to
@@ -192,6 +205,19 @@ def write_stablehlo(folder: Path, bundle: Bundle) -> str:
     return name
 
 
+def write_web(folder: Path, bundle: Bundle, languages: list[str], packages: str) -> Runtime:
+    """The page that tags what is typed; gives the graph that lies in it."""
+    graph = stored_int8(build_graph(bundle))
+    page = Page(languages)
+    save_page(
+        (folder / WEB).parent, bundle, graph.SerializeToString(), page, packages=packages or None
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "model.onnx"
+        onnx.save(graph, path)
+        return Runtime(path)
+
+
 def gather(
     found: Finished,
     bundle: Bundle,
@@ -210,7 +236,7 @@ def gather(
         labels=bundle.tagset.classes
         if isinstance(bundle.tagset, ClassSet)
         else bundle.tagset.types,
-        languages=[each for each in found.corpus.languages if each != "und"],
+        languages=_languages(found),
         data=describe_data(found),
         datasets=_datasets(experiment),
         teacher=_teacher(found),
@@ -238,6 +264,10 @@ def describe_data(found: Finished) -> list[str]:
         f"{source}: {len(corpus.train):,} labelled sentences{transfer}; "
         f"{len(found.dev):,} dev sentences"
     ]
+
+
+def _languages(found: Finished) -> list[str]:
+    return [each for each in found.corpus.languages if each != "und"]
 
 
 def _datasets(experiment: Experiment) -> list[str]:

@@ -45,7 +45,8 @@ def _mark_ranges() -> Iterator[str]:
 
 
 @cache
-def _pattern() -> re.Pattern[str]:
+def word_pattern() -> re.Pattern[str]:
+    """What is a word, if it is ``visible``, wherever it is found."""
     # Joiners bind letters inside a word: ZWNJ and ZWJ in Persian and Indic scripts, soft hyphens.
     inner = "\u00ad\u200c\u200d\u2060" + "".join(_mark_ranges())
     letter = rf"[^\W_{_UNSPACED}]"
@@ -58,8 +59,9 @@ def _pattern() -> re.Pattern[str]:
     )
 
 
-def _visible(word: str) -> bool:
-    """Unassigned and private characters count: a newer Unicode or a font may show them."""
+def visible(word: str) -> bool:
+    """Is there something to see? Unassigned and private characters count: a newer Unicode or a font
+    may show them."""
     return word.isprintable() or any(
         unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zs", "Zl", "Zp") for char in word
     )
@@ -72,13 +74,13 @@ def split_words(text: str) -> list[Word]:
     """
     return [
         Word(match.group(), match.start(), match.end())
-        for match in _pattern().finditer(text)
-        if _visible(match.group())
+        for match in word_pattern().finditer(text)
+        if visible(match.group())
     ]
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """The words of ``split_words`` without their offsets, in half the time."""
-    words = _pattern().findall(text)
+    words = word_pattern().findall(text)
     # A printable text has no invisible words: most lines need no look at single words.
-    return tuple(words if text.isprintable() else filter(_visible, words))
+    return tuple(words if text.isprintable() else filter(visible, words))

@@ -65,7 +65,7 @@ class Tokenizer:
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
     @cached_property
-    def _marks_spaces(self) -> bool:
+    def marks_spaces(self) -> bool:
         """Does a space before a word change its pieces? In RoBERTa's and Gemma's BPE it does."""
         bare, spaced = (self.backend.encode(text, add_special_tokens=False) for text in ("a", " a"))
         return bare.tokens != spaced.tokens
@@ -85,7 +85,7 @@ class Tokenizer:
         Raises:
             ValueError: for a word that is no text (a lone surrogate), or a damaged tokenizer.
         """
-        given = [f" {word}" for word in words] if self._marks_spaces else list(words)
+        given = [f" {word}" for word in words] if self.marks_spaces else list(words)
         try:
             encodings = self.backend.encode_batch(given, add_special_tokens=False)
         except BaseException as error:
