@@ -214,7 +214,7 @@ def write_web(folder: Path, bundle: Bundle, languages: list[str], packages: str)
     )
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.onnx"
-        onnx.save(graph, path)
+        save_graph(graph, path)
         return Runtime(path)
 
 
