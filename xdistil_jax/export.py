@@ -84,16 +84,9 @@ def export(
     if to.exists():
         raise ValueError(f"{to} is there already: name a new folder, or delete it")
     found = find_finished(run)
-    student = found.folder / "student"
-    bundle = load_bundle(student)
+    bundle = load_bundle(found.folder / "student")
     with files.atomic_folder(to) as folder:
-        for name in BUNDLE:
-            shutil.copyfile(student / name, folder / name)
-        for name, graph in GRAPHS.items():
-            save_graph(graph(bundle), folder / name)
-        runtimes = {name: Runtime(folder / name) for name in GRAPHS}
-        plain = partial(LOGITS[bundle.kind], bundle)
-        forwards = {"model.safetensors": plain, **{n: r.logits for n, r in runtimes.items()}}
+        forwards, runtimes = _write_artefacts(folder, found, bundle)
         if web:
             say("making the page")
             forwards[WEB] = write_web(folder, bundle, _languages(found), web_packages).logits
@@ -112,16 +105,24 @@ def export(
         exported = write_stablehlo(folder, bundle) if stablehlo else ""
         seal(folder, [*GRAPHS, *filter(None, [exported])])
         facts = gather(found, bundle, answers, runtimes, folder)
-        facts = replace(
-            facts,
-            licence=licence,
-            faults=faults,
-            transformers=transformers,
-            stablehlo=exported,
-            sections=[*facts.sections, *[CARD_SECTION] * web],
-        )
+        sections = [*facts.sections, *[CARD_SECTION] * web]
+        more = {"transformers": transformers, "stablehlo": exported, "sections": sections}
+        facts = replace(facts, licence=licence, faults=faults, **more)
         files.write_atomic(folder / "README.md", card.render(facts))
     return to
+
+
+def _write_artefacts(
+    folder: Path, found: Finished, bundle: Bundle
+) -> tuple[dict[str, Forward], dict[str, Runtime]]:
+    """What every export has: (all that can be asked, the graphs among them)."""
+    for name in BUNDLE:
+        shutil.copyfile(found.folder / "student" / name, folder / name)
+    for name, graph in GRAPHS.items():
+        save_graph(graph(bundle), folder / name)
+    runtimes = {name: Runtime(folder / name) for name in GRAPHS}
+    plain = {"model.safetensors": partial(LOGITS[bundle.kind], bundle)}
+    return {**plain, **{name: runtime.logits for name, runtime in runtimes.items()}}, runtimes
 
 
 def find_finished(run: str | Path) -> Finished:

@@ -324,7 +324,7 @@ def test_answers_like_the_pipeline_of_transformers(tagger):
             options = {"aggregation_strategy": strategy, "ignore_labels": []}
             ours = tagger.pipeline(inputs, **options)
             assert shape(ours) == shape(theirs(inputs, **options)) != []
-    assert [word["index"] for word in tagger.pipeline(text, ignore_labels=[])] == [*range(1, 9)]
+    assert [word["index"] for word in tagger.pipeline(text, ignore_labels=[])] == [*range(1, 10)]
     assert all(word["entity"] != "O" for word in tagger.pipeline(text))
     assert tagger.pipeline(text, aggregation_strategy="simple") == [
         {"entity_group": e.type, "score": e.score, "word": e.text, "start": e.start, "end": e.end}

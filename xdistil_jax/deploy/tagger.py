@@ -112,8 +112,8 @@ class Tagger:
         if aggregate not in ("simple", "none"):
             raise ValueError(f"aggregate is {aggregate!r}: expected 'simple' or 'none'")
         given = [texts] if isinstance(texts, str) else texts
-        if strange := next((each for each in given if not isinstance(each, str)), None):
-            raise TypeError(f"expected a text or a list of texts, found {strange!r:.80}")
+        if strange := [each for each in given if not isinstance(each, str)]:
+            raise TypeError(f"expected a text or a list of texts, found {strange[0]!r:.80}")
         found = self._tag([(text, split_words(text)) for text in given])
         views = [each.entities if aggregate == "simple" else _words(each) for each in found]
         return views[0] if isinstance(texts, str) else views
