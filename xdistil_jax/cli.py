@@ -100,8 +100,8 @@ def _parse(
 ) -> Any:
     import tyro
 
-    switches = tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff
-    config = (tyro.conf.AvoidSubcommands, switches)
+    booleans = tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff
+    config = (tyro.conf.AvoidSubcommands, booleans)
     given = {} if default is None else {"default": default}
     return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", config=config, **given)
 
@@ -257,14 +257,13 @@ def _eval(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
+    usage = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo] [--web]"
     if not arguments or arguments[0].startswith("-"):
-        text = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo] [--web]"
-        _show_usage(text, arguments)
+        _show_usage(usage, arguments)
     from xdistil_jax.export import export
 
-    folder, *rest = arguments
-    given = _parse(ExportArguments, rest, "export RUN", flags=True)
-    print(f"{export(folder, say=say, **vars(given))}: see README.md there")
+    given = _parse(ExportArguments, arguments[1:], "export RUN", flags=True)
+    print(f"{export(arguments[0], say=say, **vars(given))}: see README.md there")
 
 
 def _tag(arguments: list[str]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
 from jax import export as jax_export
 from jaxtyping import Float, Int
 
@@ -23,7 +22,7 @@ from xdistil_jax import files, storage, trees
 from xdistil_jax.data.corpus import Corpus, Sentence, load_corpus
 from xdistil_jax.deploy import card
 from xdistil_jax.deploy.bundle import Bundle, load_bundle, seal
-from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, stored_int8
+from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph, stored_int8
 from xdistil_jax.deploy.runtime import Runtime
 from xdistil_jax.deploy.tagger import LOGITS
 from xdistil_jax.deploy.web import CARD_SECTION, PAGE, Page, save_page
@@ -90,7 +89,7 @@ def export(
         for name in BUNDLE:
             shutil.copyfile(student / name, folder / name)
         for name, graph in GRAPHS.items():
-            onnx.save(graph(bundle), folder / name)
+            save_graph(graph(bundle), folder / name)
         runtimes = {name: Runtime(folder / name) for name in GRAPHS}
         in_numpy = partial(LOGITS[bundle.kind], bundle)
         forwards = {"model.safetensors": in_numpy, **{n: r.logits for n, r in runtimes.items()}}
@@ -214,7 +213,7 @@ def write_web(folder: Path, bundle: Bundle, languages: list[str], packages: str)
     )
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.onnx"
-        onnx.save(graph, path)
+        save_graph(graph, path)
         return Runtime(path)
 
 

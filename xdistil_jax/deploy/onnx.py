@@ -1,6 +1,7 @@
 """The graphs of a student that are shipped: fp32, int8, and fp32 that lies on disk as int8."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -49,6 +50,11 @@ def stored_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     return _rewritten(
         model, {"Gather": _stored_rows, "LSTM": _stored_lstm, "MatMul": _stored_product}
     )
+
+
+def save_graph(model: onnx.ModelProto, path: str | Path) -> None:
+    """Write a graph, its weights in the same file."""
+    onnx.save(model, path)
 
 
 class _Constants:
