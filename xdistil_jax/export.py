@@ -112,12 +112,7 @@ def export(
         seal(folder, [*GRAPHS, *filter(None, [exported])])
         facts = gather(found, bundle, answers, runtimes, folder)
         facts = replace(
-            facts,
-            licence=licence,
-            faults=faults,
-            transformers=transformers,
-            stablehlo=exported,
-            sections=[*facts.sections, *[CARD_SECTION] * web],
+            facts, licence=licence, faults=faults, transformers=transformers, stablehlo=exported
         )
         files.write_atomic(folder / "README.md", card.render(facts))
     return to
@@ -248,6 +243,7 @@ def gather(
         text={name: _columns(each.text) for name, each in named.items()},
         differences={n: difference(each, reference) for n, each in answers.items() if n},
         bytes={path.name: path.stat().st_size for path in sorted(folder.glob("model*"))},
+        sections=[CARD_SECTION] * (folder / WEB).is_file(),
         milliseconds={name: _latency(each, bundle) for name, each in runtimes.items()},
         machine=f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}",
     )

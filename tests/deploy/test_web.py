@@ -18,6 +18,7 @@ from tests.deploy.nasty import NASTY
 from tests.deploy.test_onnx import SPECS
 from tests.deploy.test_onnx import saved as saved_student
 from tests.deploy.toys import TAGS, TEXT, TOKENIZER, save_toy, toy_params, toy_spec
+from tests.test_export import make_run
 from xdistil_jax import trees
 from xdistil_jax.data.synthetic import synthesise
 from xdistil_jax.data.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ from xdistil_jax.deploy.bundle import BundleError, load_bundle
 from xdistil_jax.deploy.onnx import build_graph, stored_int8
 from xdistil_jax.deploy.steps import tokenizer_facts
 from xdistil_jax.deploy.tagger import Tagger
+from xdistil_jax.export import export
 from xdistil_jax.text import words_of
 
 pytestmark = pytest.mark.slow
@@ -367,3 +369,18 @@ def test_a_page_is_a_function_of_its_student(student, tmp_path):
     licences = (first / web.LICENCES).read_text(encoding="utf-8")
     assert "onnxruntime-web 1.30.0" in licences
     assert "MIT License" in licences
+
+
+def test_an_export_has_the_page_if_it_is_asked_for(tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    monkeypatch.setattr(npm, "_REGISTRY", "http://127.0.0.1:9")
+    with pytest.raises(npm.PackageError, match=r"npm pack onnxruntime-web@.*--web-packages"):
+        export(run, tmp_path / "out", web=True, web_packages=str(tmp_path / "empty"))
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    to = export(run, tmp_path / "out", web=True)
+    assert {path.name for path in (to / "web").iterdir()} == {web.PAGE, web.LICENCES}
+    card = (to / "README.md").read_text(encoding="utf-8")
+    assert "## In the browser" in card
+    # The gate has asked the graph in the page, too.
+    assert re.search(r"\|.*model\.int8\.onnx \| web/index\.html \|", card)
