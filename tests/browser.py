@@ -23,12 +23,13 @@ _FLAGS = (
     *("--headless", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--hide-scrollbars", "--no-first-run", "--remote-debugging-pipe"),
 )
-# A Chromium for servers that have none; the libraries that it needs lie beside it.
+_FONTS = "<fontconfig><dir>{}</dir></fontconfig>"
+# A Chromium for servers that have none; the libraries and fonts that it needs lie beside it.
 _PACKAGE = npm.Package(
     "@sparticuz/chromium",
     "153.0.0",
     "sha512-jiGWqSvPMdu4+P9TilYqAR7yEGPEHINx+lCvE/NqNO/EHYzF/x1hUiI5T6ioVIt7dEy7n88byyT0vk+dnsgQwA==",
-    ("bin/chromium.br", "bin/al2023.tar.br"),
+    ("bin/chromium.br", "bin/al2023.tar.br", "bin/fonts.tar.br"),
 )
 
 
@@ -84,11 +85,11 @@ class Browser:
 @contextmanager
 def started(cache: pathlib.Path) -> Iterator[Browser]:
     """A browser, or a skipped test that says what was tried."""
-    program, environment, more = _program(cache)
+    program, environment = _program(cache)
     with tempfile.TemporaryDirectory() as profile:
         to_read, commands = os.pipe()
         answers, to_write = os.pipe()
-        flags = [*_FLAGS, *more, f"--user-data-dir={profile}"]
+        flags = [*_FLAGS, f"--user-data-dir={profile}"]
         # The browser reads from descriptor 3 and writes to 4.
         shell = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
         process = subprocess.Popen(
@@ -112,17 +113,18 @@ def started(cache: pathlib.Path) -> Iterator[Browser]:
             process.wait()
 
 
-def _program(cache: pathlib.Path) -> tuple[str, dict[str, str], list[str]]:
-    """(path, variables of its environment, further flags)."""
+def _program(cache: pathlib.Path) -> tuple[str, dict[str, str]]:
+    """(path, variables of its environment)."""
     chosen = os.environ.get("XDISTIL_TEST_BROWSER", "")
     found = next(filter(None, map(shutil.which, _SYSTEM)), None)
     if found and chosen != "npm":
-        return found, {}, []
+        return found, {}
     try:
         path = _from_npm(cache)
     except (npm.PackageError, ModuleNotFoundError) as error:
         pytest.skip(f"no Chromium here, and none from npm: {error}")
-    return str(path), {"LD_LIBRARY_PATH": str(path.parent / "lib")}, []
+    places = {"LD_LIBRARY_PATH": "lib", "FONTCONFIG_FILE": "fonts.conf"}
+    return str(path), {name: str(path.parent / place) for name, place in places.items()}
 
 
 def _from_npm(cache: pathlib.Path) -> pathlib.Path:
@@ -133,9 +135,10 @@ def _from_npm(cache: pathlib.Path) -> pathlib.Path:
         packed = npm.fetch(_PACKAGE, cache)
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        libraries = brotli.decompress(packed["bin/al2023.tar.br"])
-        with tarfile.open(fileobj=io.BytesIO(libraries)) as archive:
-            archive.extractall(partial, filter="data")
+        for name in ("bin/al2023.tar.br", "bin/fonts.tar.br"):
+            with tarfile.open(fileobj=io.BytesIO(brotli.decompress(packed[name]))) as archive:
+                archive.extractall(partial, filter="data")
+        (partial / "fonts.conf").write_text(_FONTS.format(folder / "fonts"))
         (partial / "chromium").write_bytes(brotli.decompress(packed["bin/chromium.br"]))
         (partial / "chromium").chmod(0o755)
         partial.rename(folder)

@@ -32,9 +32,9 @@ from jax.experimental import topologies
 from programs import TEACHERS, Plan, Program, make_plan, programs
 
 from xdistil_jax.chips import Chip, read_chip
-from xdistil_jax.cli import load_experiment
 from xdistil_jax.configs import STUDENTS
 from xdistil_jax.experiment import Experiment
+from xdistil_jax.planning import load_experiment
 
 _GIB = 2**30
 # "Used 17.1G of 15.75G hbm", or "required for HLO temporaries (59.61G) exceeds ... HBM (15.75G)".

@@ -105,9 +105,9 @@ def export(
         exported = write_stablehlo(folder, bundle) if stablehlo else ""
         seal(folder, [*GRAPHS, *filter(None, [exported])])
         facts = gather(found, bundle, answers, runtimes, folder)
-        sections = [*facts.sections, *[CARD_SECTION] * web]
-        more = {"transformers": transformers, "stablehlo": exported, "sections": sections}
-        facts = replace(facts, licence=licence, faults=faults, **more)
+        facts = replace(
+            facts, licence=licence, faults=faults, transformers=transformers, stablehlo=exported
+        )
         files.write_atomic(folder / "README.md", card.render(facts))
     return to
 
@@ -251,7 +251,10 @@ def gather(
         differences={n: difference(each, reference) for n, each in answers.items() if n},
         bytes={path.name: path.stat().st_size for path in sorted(folder.glob("model*"))},
         milliseconds={name: _latency(each, bundle) for name, each in runtimes.items()},
-        sections=[card.calibration(measure_calibration(in_numpy(bundle), found.dev))],
+        sections=[
+            card.calibration(measure_calibration(in_numpy(bundle), found.dev)),
+            *[CARD_SECTION] * (folder / WEB).is_file(),
+        ],
         machine=f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}",
     )
 
