@@ -55,7 +55,7 @@ def lower_cased():
     )
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return Tokenizer(backend, *TOKENIZER._special_ids)
+    return Tokenizer(backend, *TOKENIZER.special_ids)
 
 
 MAP = {
