@@ -255,6 +255,7 @@ def gather(
             card.calibration(measure_calibration(in_numpy(bundle), found.dev)),
             *[CARD_SECTION] * (folder / WEB).is_file(),
         ],
+        dev_decided=found.corpus.stopping == found.corpus.dev,
         machine=f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}",
     )
 

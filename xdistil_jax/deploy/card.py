@@ -20,7 +20,8 @@ class Facts:
 
     ``words`` and ``text`` are its scores on dev, as words and as raw text; ``figure`` is what they
     are, ``languages`` those that have one. ``milliseconds``: artefact -> shape -> median.
-    ``sections`` are further ones, whole, with their headings.
+    ``sections`` are further ones, whole, with their headings. ``dev_decided``: when training
+    stopped.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Facts:
     bytes: Mapping[str, int]
     milliseconds: Mapping[str, Mapping[str, float]]
     machine: str
+    dev_decided: bool = True
     licence: str = ""
     faults: Sequence[str] = ()
     transformers: bool = False
@@ -150,7 +152,7 @@ def figures(facts: Facts) -> str:
         f"{facts.figure} in percent on the dev set, of each artefact: on words as they are "
         "labelled, and on raw text that the tagger splits itself"
         + (", entities compared by characters." if facts.tags_words else ".")
-        + " Dev decided when training stopped, so test figures will be lower."
+        + " Dev decided when training stopped, so test figures will be lower." * facts.dev_decided
     )
     parts = [f"## {facts.figure} by language", "", said]
     for title, scores in (("words", facts.words), ("raw text", facts.text)):
