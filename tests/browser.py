@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -86,7 +87,8 @@ class Browser:
 def started(cache: pathlib.Path) -> Iterator[Browser]:
     """A browser, or a skipped test that says what was tried."""
     program, environment = _program(cache)
-    with tempfile.TemporaryDirectory() as profile:
+    # Its helpers may still write there when it has been killed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         to_read, commands = os.pipe()
         answers, to_write = os.pipe()
         flags = [*_FLAGS, f"--user-data-dir={profile}"]
@@ -97,6 +99,7 @@ def started(cache: pathlib.Path) -> Iterator[Browser]:
             pass_fds=(to_read, to_write),
             env={**os.environ, **environment},
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         os.close(to_read)
         os.close(to_write)
@@ -109,7 +112,7 @@ def started(cache: pathlib.Path) -> Iterator[Browser]:
             browser.close()
         finally:
             alarm.cancel()
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
