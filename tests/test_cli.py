@@ -332,6 +332,13 @@ def test_tag_passes_over_bad_lines_where_it_is_asked_to(student, monkeypatch, ca
     assert err.startswith("stdin, line 2: expected a JSON object")
 
 
+def test_tag_takes_options_before_and_behind_the_texts(printed, student):
+    text = "Anna Berg fuhr nach Berlin."
+    found = printed("tag", student, text)
+    assert found == printed("tag", student, "--threads", "1", text)
+    assert found == printed("tag", student, text, "--threads", "1")
+
+
 def test_tag_ends_quietly_where_no_one_reads_on(student):
     command = f"yes Anna Berg | {sys.executable} -m xdistil_jax tag {student} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
@@ -340,9 +347,12 @@ def test_tag_ends_quietly_where_no_one_reads_on(student):
     assert "Broken" not in done.stderr
 
 
-def test_tag_answers_mistakes(told, student, tmp_path, monkeypatch):
+def test_tag_answers_mistakes(told, student, tmp_path, monkeypatch, capsys):
     assert "config.json is missing" in told("tag", str(tmp_path), "text")
     assert "usage: xdistil tag RUN" in told("tag")
+    with pytest.raises(SystemExit):
+        cli.main(["tag", student, "--threads", "one"])
+    assert "usage: xdistil tag RUN" in capsys.readouterr().err
     stdin = io.TextIOWrapper(io.BytesIO(b"good\nb\xe4d\n"))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert "xdistil tag: stdin, line 2: expected UTF-8" in told("tag", student)

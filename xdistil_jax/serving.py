@@ -31,7 +31,8 @@ def tag(arguments: Sequence[str]) -> None:
     from xdistil_jax.deploy.stream import answer, blocks
     from xdistil_jax.deploy.tagger import Tagger
 
-    given = _tag_options().parse_args(arguments)
+    # Intermixed: options may stand before the texts, too.
+    given = _tag_options().parse_intermixed_args(arguments)
     options = {name: getattr(given, name) for name in ("revision", "threads", "precision")}
     tagger = Tagger.load(given.student, **options)
     if given.texts:
@@ -71,7 +72,9 @@ def push(arguments: Sequence[str]) -> None:
 
 def _tag_options() -> argparse.ArgumentParser:
     """Of ``xdistil tag``."""
-    options = argparse.ArgumentParser(prog="xdistil tag", usage=_TAG_USAGE, add_help=False)
+    options = argparse.ArgumentParser(
+        prog="xdistil tag", usage=f"xdistil tag {_TAG_USAGE}", add_help=False
+    )
     options.add_argument("student")
     options.add_argument("texts", nargs="*")
     options.add_argument("--format", choices=("auto", "text", "json"), default="auto")
@@ -85,7 +88,9 @@ def _tag_options() -> argparse.ArgumentParser:
 
 def _push_options() -> argparse.ArgumentParser:
     """Of ``xdistil push``."""
-    options = argparse.ArgumentParser(prog="xdistil push", usage=_PUSH_USAGE, add_help=False)
+    options = argparse.ArgumentParser(
+        prog="xdistil push", usage=f"xdistil push {_PUSH_USAGE}", add_help=False
+    )
     options.add_argument("folder")
     options.add_argument("--repo", required=True)
     options.add_argument("--private", action="store_true")

@@ -226,5 +226,5 @@ def _checksum(config: Mapping[str, Any]) -> str:
 def _damaged(path: Path, how: str) -> BundleError:
     return BundleError(
         f"{path} is damaged: {how}. Copy the student again, or delete "
-        f"{storage.places(path.parent)} and repeat the run"
+        f"{storage.places(path.parent)} and repeat the run, or its export"
     )
