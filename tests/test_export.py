@@ -34,10 +34,12 @@ def run(tmp_path):
     return make_run(tmp_path)
 
 
-def make_run(folder, spec=None, strategy="D1", **student):
+def make_run(folder, spec=None, strategy="D1", *, dev_from_train=None, **student):
     for split in ("train", "dev"):
-        (folder / f"{split}.txt").write_text(LINES + f"\n{split} O\n", encoding="utf-8")
-    data = DataSpec(str(folder / "train.txt"), str(folder / "dev.txt"))
+        own = "".join(f"\n{split} O\n{number} O\n" for number in range(10))
+        (folder / f"{split}.txt").write_text(LINES + own, encoding="utf-8")
+    files_of_it = str(folder / "train.txt"), str(folder / "dev.txt")
+    data = DataSpec(*files_of_it, dev_from_train=dev_from_train)
     run = folder / "runs" / "toy" / f"{strategy}-12345678"
     save_toy(run / "student", spec, **student)
     experiment = Experiment(name="toy", strategy=strategy, data=data)
@@ -93,6 +95,14 @@ def test_the_card_says_what_there_is_to_say(run, tmp_path):
     assert "trained from scratch" in body
     assert "D1" in body
     assert "allow-drop" not in body
+    assert "Dev decided when training stopped" in body
+
+
+def test_a_dev_set_that_decided_nothing_is_not_said_to_have(tmp_path):
+    run = make_run(tmp_path, dev_from_train=0.3)
+    body = (export(run, tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    assert "F1 by language" in body
+    assert "Dev decided" not in body
 
 
 def test_a_worse_artefact_is_refused_with_its_figures_unless_allowed(run, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import io
+import socket
 import tarfile
 import threading
 
@@ -73,6 +74,23 @@ def test_without_a_network_it_says_what_to_do(tmp_path, monkeypatch):
 def test_a_missing_package_is_no_crash(registry, tmp_path):
     with pytest.raises(npm.PackageError, match="can't be read"):
         npm.fetch(package(b""), tmp_path)
+
+
+def test_a_download_that_is_cut_short_is_no_crash(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(npm, "_REGISTRY", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def hang_up():
+            caller, _ = server.accept()
+            with caller:
+                caller.recv(1 << 16)
+                caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(npm.PackageError, match=r"can't be read .*IncompleteRead"):
+            npm.fetch(package(b""), tmp_path)
+        thread.join()
 
 
 @pytest.mark.parametrize("place", ["registry", "cache"])

@@ -124,8 +124,10 @@ def test_a_line_is_answered_before_the_next_one_is_there(tagger):
 
 
 def test_batches_are_bounded(tagger):
-    many = b"Anna\n" * 1000 + b"Berlin " * 40_000 + b"\n" + b"Anna\n"
+    many = b"Anna\n" * 1000 + b"Berlin " * 40_000 + b"\n" + b"Anna\n" * 2
     sizes = [len(batch) for batch in answer(tagger, blocks(io.BytesIO(many))) if batch]
-    assert sum(sizes) == 1002
+    assert sum(sizes) == 1003
     assert max(sizes) == 256
     assert len(sizes) >= 5
+    # The long line ends the batch that it stands in, and no other.
+    assert sizes[-1] == 2

@@ -1,13 +1,11 @@
 """Text, or a pair of texts -> its class. NumPy, tokenizers and onnxruntime: runs without JAX."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from xdistil_jax.data.record import PAIR, UNDETERMINED, Sentence
-from xdistil_jax.deploy.bundle import Bundle, BundleError
 from xdistil_jax.deploy.scores import softmax
-from xdistil_jax.deploy.words import Precision, Student, in_numpy, open_student, word_logits
+from xdistil_jax.deploy.words import Deployed, word_logits
 from xdistil_jax.labels import ClassSet
 from xdistil_jax.text import words_of
 
@@ -19,32 +17,11 @@ class Prediction(NamedTuple):
     probability: float
 
 
-class Classifier:
+class Classifier(Deployed):
     """A deployed student of whole texts."""
 
-    def __init__(self, student: Student | Bundle) -> None:
-        self._student = in_numpy(student) if isinstance(student, Bundle) else student
-        self.bundle = self._student.bundle
-        if not isinstance(self.bundle.tagset, ClassSet):
-            raise BundleError("this student tags words: take Tagger (tag)")
-
-    @classmethod
-    def load(
-        cls,
-        place: str | Path,
-        *,
-        revision: str | None = None,
-        threads: int | None = None,
-        precision: Precision = "auto",
-    ) -> "Classifier":
-        """Read a student as ``Tagger.load`` does.
-
-        Raises:
-            BundleError: if there is no whole student, or one that tags words.
-            StorageError: if the bucket can't be read.
-        """
-        options = {"revision": revision, "threads": threads, "precision": precision}
-        return cls(open_student(place, **options))
+    _LABELS = ClassSet
+    _OTHERWISE = "this student tags words: take Tagger (tag)"
 
     def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
         """The class of each text, or pair of texts, in order; what is too long is cut.

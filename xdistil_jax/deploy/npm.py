@@ -2,9 +2,9 @@
 
 import base64
 import hashlib
+import http.client
 import io
 import tarfile
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def _download(package: Package, path: Path) -> bytes:
     try:
         with urllib.request.urlopen(package.url, timeout=_TIMEOUT_S) as answer:
             return answer.read()
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise PackageError(
             f"{package.url} can't be read ({getattr(error, 'reason', error)}). On a machine with a "
             f"network, download it (npm pack {package.name}@{package.version}), put it here as "

@@ -11,7 +11,7 @@ from xdistil_jax.deploy.tagger import Aggregate, Entity, TaggedWord, Tagger
 Form = Literal["auto", "text", "json"]
 _BLOCK = 1 << 20
 """Bytes that are read ahead, at most, beside one line."""
-_LINES, _CHARACTERS = 256, 200_000
+_LINES, _BYTES = 256, 200_000
 """What is tagged at once, at most; a longer line by itself."""
 
 
@@ -59,21 +59,23 @@ def answer(
     number = 0
     for lines in parts:
         batch: list[_Record] = []
+        size = 0
         for line in lines:
             number += 1
             try:
                 text = _decode(line, first=number == 1)
                 form = _form(text) if form == "auto" else form
                 batch += _read(text, form)
+                size += len(line)
             except ValueError as error:
                 problem = f"stdin, line {number}: {error}"
                 if skip is None:
                     yield _tag(tagger, batch, aggregate)
                     raise ValueError(problem) from error
                 skip(problem)
-            if len(batch) >= _LINES or sum(len(each.asked) for each in batch) > _CHARACTERS:
+            if len(batch) >= _LINES or size > _BYTES:
                 yield _tag(tagger, batch, aggregate)
-                batch = []
+                batch, size = [], 0
         yield _tag(tagger, batch, aggregate)
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
 from xdistil_jax.data.record import UNDETERMINED, Sentence
 from xdistil_jax.data.windows import bounds
-from xdistil_jax.deploy.bundle import Bundle, BundleError
 from xdistil_jax.deploy.scores import Scorer
-from xdistil_jax.deploy.words import Precision, Student, in_numpy, open_student, word_logits
-from xdistil_jax.labels import OUTSIDE, ClassSet, spans
+from xdistil_jax.deploy.words import Deployed, word_logits
+from xdistil_jax.labels import OUTSIDE, TagSet, spans
 from xdistil_jax.text import Word, split_words
 
 Aggregate = Literal["simple", "none"]
@@ -55,38 +53,11 @@ class _Tagged(NamedTuple):
     entities: list[Entity]
 
 
-class Tagger:
-    """A deployed student. Several threads may use one at once."""
+class Tagger(Deployed):
+    """A deployed student of words."""
 
-    def __init__(self, student: Student | Bundle) -> None:
-        self._student = in_numpy(student) if isinstance(student, Bundle) else student
-        self.bundle = self._student.bundle
-        if isinstance(self.bundle.tagset, ClassSet):
-            raise BundleError("this student classifies whole texts: take Classifier (predict)")
-
-    @classmethod
-    def load(
-        cls,
-        place: str | Path,
-        *,
-        revision: str | None = None,
-        threads: int | None = None,
-        precision: Precision = "auto",
-    ) -> Tagger:
-        """Read a student: its folder, the run folder around it, or ``owner/name`` on the hub.
-
-        A run folder may lie in a bucket; ``revision`` is a branch, tag or commit on the hub. One
-        with a graph (see ``xdistil export``) is computed by onnxruntime with so many ``threads``
-        (None: all cores); one without by NumPy, which has settings of its own for them. ``int8``
-        takes the smaller graph.
-
-        Raises:
-            BundleError: if there is no whole student, or none of this precision.
-            StorageError: if the bucket can't be read.
-            ValueError: for a precision that there isn't, or less than one thread.
-        """
-        options = {"revision": revision, "threads": threads, "precision": precision}
-        return cls(open_student(place, **options))
+    _LABELS = TagSet
+    _OTHERWISE = "this student classifies whole texts: take Classifier (predict)"
 
     @overload
     def __call__(self, texts: str, aggregate: Literal["simple"] = ...) -> list[Entity]: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from xdistil_jax.data.record import Sentence
 from xdistil_jax.deploy.bilstm import bilstm_logits
 from xdistil_jax.deploy.bundle import Bundle, BundleError, load_bundle
 from xdistil_jax.deploy.transformer import transformer_logits
+from xdistil_jax.labels import Labels
 from xdistil_jax.models import hub
 
 if TYPE_CHECKING:
@@ -40,6 +41,45 @@ class Student(NamedTuple):
 
     bundle: Bundle
     logits: Callable[[Int[np.ndarray, "B T"], Int[np.ndarray, "B"]], Float[np.ndarray, "B T C"]]
+
+
+class Deployed:
+    """A student that was opened, and takes labels of one kind; several threads may use it."""
+
+    _LABELS: ClassVar[type[Labels]]
+    _OTHERWISE: ClassVar[str]
+    """What to say of one with other labels."""
+
+    def __init__(self, student: Student | Bundle) -> None:
+        self._student = in_numpy(student) if isinstance(student, Bundle) else student
+        self.bundle = self._student.bundle
+        if not isinstance(self.bundle.tagset, self._LABELS):
+            raise BundleError(self._OTHERWISE)
+
+    @classmethod
+    def load(
+        cls,
+        place: str | Path,
+        *,
+        revision: str | None = None,
+        threads: int | None = None,
+        precision: Precision = "auto",
+    ) -> Self:
+        """Read a student: its folder, the run folder around it, or ``owner/name`` on the hub.
+
+        A run folder may lie in a bucket; ``revision`` is a branch, tag or commit on the hub. One
+        with a graph (see ``xdistil export``) is computed by onnxruntime with so many ``threads``
+        (None: all cores); one without by NumPy, which has settings of its own for them. ``int8``
+        takes the smaller graph.
+
+        Raises:
+            BundleError: if there is no whole student, none of this precision, or one of other
+                labels.
+            StorageError: if the bucket can't be read.
+            ValueError: for a precision that there isn't, or less than one thread.
+        """
+        options = {"revision": revision, "threads": threads, "precision": precision}
+        return cls(open_student(place, **options))
 
 
 def open_student(
