@@ -102,5 +102,5 @@ function tellLater(entities, number) {
 const opened = Tagger.open();
 opened.then(setUp).catch((error) => {
   element("state").textContent = `The student can't be started in this browser: ${error}. `
-    + "Chrome, Edge and Firefox of 2023 or later, and Safari of 2023 or later, can.";
+    + "It needs WebAssembly with SIMD, and DecompressionStream: try a browser of 2024 or later.";
 });
