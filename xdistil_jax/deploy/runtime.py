@@ -35,8 +35,6 @@ class Runtime:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        # Without VNNI, int8 products of x86 overflow: there, and only there, the slower ones.
-        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
