@@ -36,7 +36,7 @@ RANKS = {
     **dict.fromkeys(("students", "pretrain"), 11),
     **dict.fromkeys(("student", "counting"), 12),
     "languages": 12.5,
-    **dict.fromkeys(("pipeline", "sizing", "export"), 13),
+    **dict.fromkeys(("pipeline", "sizing", "export", "benchmark"), 13),
     **dict.fromkeys(("quickstart", "planning"), 14),
     "study": 15,
     "cli": 16,
@@ -59,9 +59,11 @@ HOMES = {
     "safetensors": ("models/tensors.py", "deploy/bundle.py"),
     "seqeval": ("report/metrics.py",),
     "tensorboardX": ("report/writers.py",),
+    # A peer that is timed where it is installed, and never needed.
+    "torch": ("benchmark/in_torch.py",),
     "tokenizers": ("data/tokenizer.py", "data/cutting.py"),
     "tqdm": ("report/writers.py",),
-    "transformers": ("data/tokenizer.py",),
+    "transformers": ("data/tokenizer.py", "benchmark/in_torch.py"),
     "tyro": ("cli.py",),
 }
 WITHOUT_JAX = (

@@ -58,3 +58,13 @@ class ExportArguments:
     """Add web/index.html, which tags what is typed, in any browser and without a server."""
     web_packages: str = ""
     """A folder with onnxruntime-web's tarball from npm, for machines without a network."""
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """How fast an exported student is on this machine's CPU, beside its teacher and others."""
+
+    teacher: str = "mbert-base"
+    """mbert-base, xlm-r-base or xlm-r-large; or a checkpoint, of which config.json is read."""
+    seconds: float = 2.0
+    """Spent on each figure; those of a few calls have no 99th percentile."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xdistil_jax import serving, storage
 from xdistil_jax.arguments import (
+    BenchArguments,
     DistilArguments,
     EvalArguments,
     ExportArguments,
@@ -33,6 +34,7 @@ usage: xdistil COMMAND ...
   plan [FILE] [STRATEGY] ...      print the stages, costs, students that fit
   eval RUN [--split dev|test]     figures of a finished run
   export RUN --to DIR             the student to pass on: ONNX graphs, model card
+  bench DIR                       an exported student's milliseconds, beside a teacher's
   tag RUN ["text" ...]            entities of the texts, or of each line on stdin, as JSON
   push DIR --repo OWNER/NAME      a student to the Hugging Face hub
   predict RUN ["text" ...]        the class of each text; of a pair, with a tab between
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "plan": _plan,
         "eval": _eval,
         "export": _export,
+        "bench": _bench,
         "tag": serving.tag,
         "push": serving.push,
         "predict": serving.predict,
@@ -263,6 +266,17 @@ def _export(arguments: list[str]) -> None:
 
     given = _parse(ExportArguments, arguments[1:], "export RUN", flags=True)
     print(f"{export(arguments[0], say=say, **vars(given))}: see README.md there")
+
+
+def _bench(arguments: list[str]) -> None:
+    if not arguments or arguments[0].startswith("-"):
+        show_usage("xdistil bench DIR [--teacher mbert-base|FOLDER] [--seconds 2]", arguments)
+    from xdistil_jax.benchmark import bench, tables
+
+    folder, *rest = arguments
+    found = bench.bench(folder, **vars(_parse(BenchArguments, rest, "bench DIR")), say=say)
+    print(tables.render(found))
+    print(f"\n{folder}/{bench.RESULT}, and the model card there")
 
 
 def _pretrain(arguments: list[str]) -> None:

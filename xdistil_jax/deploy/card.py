@@ -158,7 +158,7 @@ def figures(facts: Facts) -> str:
     for title, scores in (("words", facts.words), ("raw text", facts.text)):
         names = list(dict.fromkeys(name for each in scores.values() for name in each))
         rows = [[name, *(_number(each.get(name)) for each in scores.values())] for name in names]
-        parts += ["", f"### On {title}", "", _table(["", *scores], rows)]
+        parts += ["", f"### On {title}", "", table(["", *scores], rows)]
     off = ", ".join(f"{name} {value:.1e}" for name, value in facts.differences.items())
     parts += ["", f"Largest difference of a logit from the student in JAX: {off}."]
     if facts.faults:
@@ -178,12 +178,12 @@ def sizes(facts: Facts) -> str:
         [
             "## Sizes and latency",
             "",
-            _table(["file", "MB"], rows),
+            table(["file", "MB"], rows),
             "",
             "Median milliseconds from pieces to logits by onnxruntime, rows × pieces, on "
             f"{facts.machine}:",
             "",
-            _table(["", *shapes], timed),
+            table(["", *shapes], timed),
         ]
     )
 
@@ -282,7 +282,7 @@ def calibration(found: Calibration) -> str:
         "The expected calibration error there, in percent, in 15 bins, without and with it:"
     )
     head = ("", "answers", "without", "with")
-    return "\n\n".join(["## What scores mean", said, _table(head, shown)])
+    return "\n\n".join(["## What scores mean", said, table(head, shown)])
 
 
 def more(facts: Facts) -> str:
@@ -297,6 +297,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; the first column to the left, the others to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

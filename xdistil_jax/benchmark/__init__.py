@@ -1,0 +1,1 @@
+"""How fast a student is that was exported, beside its teacher, in every runtime that is here."""

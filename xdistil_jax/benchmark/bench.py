@@ -1,0 +1,233 @@
+"""``xdistil bench``: sizes, milliseconds and throughput of an exported student, beside others."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from xdistil_jax import files, trees
+from xdistil_jax.benchmark import tables
+from xdistil_jax.benchmark.subjects import (
+    RUNTIMES,
+    SIX,
+    STUDENT,
+    TEACHER,
+    Contender,
+    six_layers,
+    teacher_spec,
+)
+from xdistil_jax.benchmark.turns import LeftOutError, Task, Worker, summary, take_turns
+from xdistil_jax.deploy.bundle import Bundle, load_bundle
+from xdistil_jax.deploy.words import GRAPHS
+from xdistil_jax.models.encoder import EncoderSpec, parameter_shapes
+from xdistil_jax.session import Say
+
+Shape = tuple[int, int]
+"""Rows and pieces of a batch."""
+
+MARKS: tuple[Shape, ...] = ((32, 32), (1, 32))
+"""What all are timed with."""
+GRID: tuple[Shape, ...] = tuple((rows, width) for rows in (1, 8, 32, 128) for width in (16, 32, 64))
+RESULT = "bench.json"
+_VERSIONS = ("xdistil_jax", "jax", "onnxruntime", "torch", "transformers", "numpy")
+
+
+def bench(
+    folder: str | Path,
+    *,
+    teacher: str = "mbert-base",
+    seconds: float = 2.0,
+    grid: Sequence[Shape] = GRID,
+    say: Say = lambda message: None,
+) -> dict[str, Any]:
+    """Time an exported student on this machine's CPU, and store what was found in its folder.
+
+    Each contender has a process of its own; they are timed in turn, ``seconds`` for each figure,
+    compilation and warm-up apart. Beside the student stand the teacher, of random weights (see
+    ``subjects.teacher_spec``), in every runtime that is installed, the student in PyTorch, and a
+    6-layer transformer. ``bench.json`` is written, and the model card's section on latency.
+
+    Raises:
+        BundleError: if there is no whole student.
+        ValueError: if it has no graphs, or for a teacher that isn't known.
+    """
+    folder = Path(folder)
+    bundle = load_bundle(folder)
+    for name in GRAPHS.values():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: give a folder that xdistil export wrote")
+    spec = teacher_spec(teacher, len(bundle.tagset))
+    race = _Race(seconds, say)
+    try:
+        fastest = _run(race, folder, bundle, spec, grid)
+        threads = _by_threads(race, folder)
+    finally:
+        race.leave(list(race.workers))
+    found = {
+        **_about(folder, bundle, teacher, spec),
+        "fastest": fastest,
+        "times": race.times,
+        "threads": threads,
+        "left_out": race.left_out,
+    }
+    files.write_atomic(folder / RESULT, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    card = folder / "README.md"
+    if card.is_file():
+        files.write_atomic(card, tables.into_card(card.read_text(encoding="utf-8"), found))
+    return found
+
+
+class _Race:
+    """Who takes part, and what was found."""
+
+    def __init__(self, seconds: float, say: Say) -> None:
+        self.seconds, self.say = seconds, say
+        self.workers: dict[Contender, Worker] = {}
+        self.times: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
+
+    def enter(self, contenders: Iterable[Contender]) -> None:
+        for each in contenders:
+            self.say(f"loading {each}")
+            try:
+                self.workers[each] = Worker(each)
+            except LeftOutError as reason:
+                self._drop(reason)
+
+    def leave(self, contenders: Iterable[Contender]) -> None:
+        for each in contenders:
+            self.workers.pop(each).close()
+
+    def run(self, task: Task, contenders: Sequence[Contender] = ()) -> None:
+        """Time those of them that are there, or all."""
+        self.say(f"timing {task.rows} × {task.length}, {task.kind}")
+        while present := [
+            worker for each, worker in self.workers.items() if not contenders or each in contenders
+        ]:
+            try:
+                found = take_turns(present, task, self.seconds)
+            except LeftOutError as reason:
+                self.workers.pop(reason.contender)
+                self._drop(reason)
+                continue
+            self.times += [_row(each, task, seconds) for each, seconds in found.items()]
+            return
+
+    def _drop(self, reason: LeftOutError) -> None:
+        self.say(f"{reason.contender} is left out: {reason}")
+        self.left_out[str(reason.contender)] = str(reason)
+
+
+def _run(
+    race: _Race, folder: Path, bundle: Bundle, spec: EncoderSpec, grid: Sequence[Shape]
+) -> dict[str, str]:
+    """All at the marks; then all but the slower teachers at every shape; gives the fastest ones."""
+    place = str(folder)
+    exported = [Contender(STUDENT, "onnxruntime", each, place) for each in ("fp32", "int8")]
+    race.enter(exported)
+    race.enter(Contender(STUDENT, runtime, "fp32", place) for runtime in ("JAX", "PyTorch"))
+    race.enter(
+        Contender(SIX, runtime, precision, place, six_layers(bundle))
+        for runtime, precision in (
+            ("JAX", "fp32"),
+            ("onnxruntime", "fp32"),
+            ("onnxruntime", "int8"),
+        )
+    )
+    teachers = [
+        Contender(TEACHER, runtime, precision, place, spec)
+        for runtime, precisions in RUNTIMES.items()
+        for precision in precisions
+    ]
+    race.enter(teachers)
+    fastest = {}
+    for rows, length in MARKS:
+        race.run(Task("pieces", rows, length))
+        fastest[f"{rows}x{length}"] = tables.fastest(race.times, rows, length)
+    race.leave(
+        each for each in teachers if each in race.workers and each.how not in fastest.values()
+    )
+    for rows, length in grid:
+        if (rows, length) not in MARKS:
+            race.run(Task("pieces", rows, length))
+    race.leave(each for each in list(race.workers) if each not in exported)
+    for rows, length in grid:
+        race.run(Task("text", rows, length))
+    race.leave(exported)
+    return fastest
+
+
+def _by_threads(race: _Race, folder: Path) -> list[dict[str, Any]]:
+    """Pieces a second of each graph, with 1, 2, 4 … threads, in batches of the first mark."""
+    cores = os.cpu_count() or 1
+    counts = sorted({*(1 << n for n in range(cores.bit_length()) if 1 << n <= cores), cores})
+    rows, length = MARKS[0]
+    known = len(race.times)
+    race.enter(
+        Contender(STUDENT, "onnxruntime", precision, str(folder), threads=count)
+        for count in counts
+        for precision in ("fp32", "int8")
+    )
+    race.run(Task("pieces", rows, length))
+    found, race.times[known:] = race.times[known:], []
+    return [
+        {
+            "precision": each["precision"],
+            "threads": each["threads"],
+            "pieces_per_s": 1e3 * rows * length / each["median_ms"],
+        }
+        for each in found
+    ]
+
+
+def _row(contender: Contender, task: Task, seconds: Sequence[float]) -> dict[str, Any]:
+    return {
+        "model": contender.model,
+        "runtime": contender.runtime,
+        "precision": contender.precision,
+        "threads": contender.threads,
+        **task._asdict(),
+        **summary(seconds),
+    }
+
+
+def _about(folder: Path, bundle: Bundle, teacher: str, spec: EncoderSpec) -> dict[str, Any]:
+    """Sizes, and where and when this was."""
+    parameters = sum(leaf.size for leaf in bundle.weights.values())
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} cores ({_processor()}), {platform.system()}, the CPU alone",
+        "versions": {name: found for name in _VERSIONS if (found := _version(name))},
+        "student": {
+            "parameters": parameters,
+            "bytes": {each.name: each.stat().st_size for each in sorted(folder.glob("model*"))},
+        },
+        "teacher": {"name": teacher, "parameters": _count(spec)},
+        "compression": _count(spec) / parameters,
+        SIX: {"parameters": _count(six_layers(bundle))},
+    }
+
+
+def _count(spec: EncoderSpec) -> int:
+    sizes = trees.leaves(parameter_shapes(spec))
+    return sum(math.prod(shape) for _, shape in sizes)
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

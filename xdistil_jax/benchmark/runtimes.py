@@ -1,0 +1,103 @@
+"""A contender in its runtime, ready to be called. Each runs in a process of its own."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xdistil_jax import trees
+from xdistil_jax.benchmark.in_torch import in_torch
+from xdistil_jax.benchmark.subjects import Contender, Makers, load_model, random_batch
+from xdistil_jax.deploy.bundle import Bundle
+from xdistil_jax.deploy.classifier import Classifier
+from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph
+from xdistil_jax.deploy.runtime import Runtime
+from xdistil_jax.deploy.tagger import Tagger
+from xdistil_jax.deploy.words import GRAPHS, open_student
+from xdistil_jax.labels import TagSet
+from xdistil_jax.models.functional import build
+from xdistil_jax.students import read_spec
+from xdistil_jax.text import split_words
+
+_DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def prepare(contender: Contender) -> Makers:
+    """What can be timed of it."""
+    return _RUNTIMES[contender.runtime](contender)
+
+
+def _in_jax(contender: Contender) -> Makers:
+    bundle, dtype = load_model(contender), _DTYPES[contender.precision]
+    spec = read_spec(bundle)
+    params = jax.device_put(
+        jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), trees.unflatten(bundle.weights))
+    )
+    forward = jax.jit(lambda *given: build(spec).apply(*given, dtype=dtype).logits)
+
+    def pieces(rows: int, length: int) -> Callable[[], object]:
+        tokens, lengths = random_batch(bundle, rows, length)
+        given = tokens.astype(np.int32), lengths.astype(np.int32)
+        return lambda: np.asarray(forward(params, *given))
+
+    return {"pieces": pieces}
+
+
+def _in_onnxruntime(contender: Contender) -> Makers:
+    bundle = load_model(contender)
+    if contender.spec is None:
+        path = Path(contender.folder, GRAPHS[contender.precision])
+        runtime = Runtime(path, contender.threads)
+        return {"pieces": _pieces(runtime, bundle), "text": _texts(contender)}
+    graph = build_graph(bundle)
+    graph = dynamic_int8(graph) if contender.precision == "int8" else graph
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        save_graph(graph, path)
+        return {"pieces": _pieces(Runtime(path, contender.threads), bundle)}
+
+
+def _pieces(runtime: Runtime, bundle: Bundle) -> Callable[[int, int], Callable[[], object]]:
+    return lambda rows, length: partial(runtime.logits, *random_batch(bundle, rows, length))
+
+
+def _texts(contender: Contender) -> Callable[[int, int], Callable[[], object]]:
+    """Texts of whole words that are one piece each, so that ``length`` pieces come of them."""
+    options = {"threads": contender.threads, "precision": contender.precision}
+    student = open_student(contender.folder, **options)
+    bundle = student.bundle
+    answer = (Tagger if isinstance(bundle.tagset, TagSet) else Classifier)(student)
+    words = single_pieces(bundle)
+    random = np.random.default_rng(0)
+
+    def make(rows: int, length: int) -> Callable[[], object]:
+        chosen = random.choice(words, (rows, max(length - 2, 1)))
+        return partial(answer, [" ".join(row) for row in chosen])
+
+    return make
+
+
+def single_pieces(bundle: Bundle) -> list[str]:
+    """Words that the student's tokenizer leaves whole.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    known = (piece.removeprefix("▁") for piece in sorted(bundle.tokenizer.backend.get_vocab()))
+    words = [word for word in known if word.isalpha() and len(split_words(word)) == 1]
+    _, offsets = bundle.tokenizer.word_pieces(words)
+    whole = [word for word, count in zip(words, np.diff(offsets), strict=True) if count == 1]
+    if not whole:
+        raise ValueError("the student's tokenizer leaves no word whole: there is no text to time")
+    return whole
+
+
+_RUNTIMES: Mapping[str, Callable[[Contender], Makers]] = {
+    "JAX": _in_jax,
+    "PyTorch": in_torch,
+    "onnxruntime": _in_onnxruntime,
+}
