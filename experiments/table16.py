@@ -4,27 +4,25 @@
     xdistil table experiments/table16.py --test                # F1, English, four sizes
     xdistil table experiments/table16.py --size full --test    # the paper's; hub, accelerator
 
-Speed needs no training: random weights, 88,500 pieces, 11 tags, against mBERT-base (119,547
-pieces), fp32, batches of 32 × 32 and of 1 × 32. The teacher runs in the faster of JAX and, where
-torch is installed, PyTorch; 1,000 queries are 31.25 batches of 32, so the ratio is that of a batch.
+Speed needs no training: random weights, 88,500 pieces, exported; against mBERT-base (119,547
+pieces) in the fastest runtime of this machine, batches of 32 × 32 and of 1 × 32 pieces, int8 and
+fp32 in onnxruntime. 1,000 queries are 31.25 batches of 32, so the ratio is that of a batch.
 """
 
 import argparse
-import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import tempfile
+from pathlib import Path
 
 import full as paper
-import jax
-import numpy as np
+import latency
 from table3 import TEXT
 
 from xdistil_jax import Experiment
+from xdistil_jax.benchmark.bench import MARKS, bench
+from xdistil_jax.benchmark.subjects import RUNTIMES, STUDENT, TEACHER, Contender, teacher_spec
+from xdistil_jax.benchmark.turns import Task, Worker, summary, take_turns
+from xdistil_jax.deploy.card import table
 from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
-from xdistil_jax.models.encoder import EncoderSpec
-from xdistil_jax.models.functional import abstract_params, build
-from xdistil_jax.report.bench import latency
 from xdistil_jax.study import Study, Variant, varied
 
 PAPER = {
@@ -36,8 +34,6 @@ PAPER = {
     (50, 100): ("84.6", 77, 16),
 }  # fmt: skip
 """(E, H) -> F1, speed-up at batch 32 (a P100) and at batch 1 (a Xeon E5-2690 v4)."""
-VOCAB, TEACHER_VOCAB, CLASSES = 88_500, 119_547, 11
-SHAPES = ((32, 32), (1, 32))
 NOTE = (
     "F1 kept and compression refer to the run's own teacher. The paper's column is context, in 41 "
     "languages."
@@ -61,67 +57,54 @@ small = Study(
 full = Study("Table 16, 41 languages", rows(paper.experiment, tuple(PAPER)), note=NOTE)
 
 
-def jax_ms(spec: Any, vocab: int) -> list[float]:
-    """Median milliseconds of each shape, random weights, compilation apart."""
-    random = np.random.default_rng(0)
-    drawn = jax.tree.map(
-        lambda leaf: random.normal(0, 0.02, leaf.shape).astype(leaf.dtype), abstract_params(spec)
-    )
-    params = jax.device_put(drawn)
-    forward = jax.jit(lambda params, *batch: build(spec).apply(params, *batch).logits)
+def times(workers: list[Worker], seconds: float) -> list[list[float]]:
+    """Median milliseconds of each at both shapes, timed in turn."""
     found = []
-    for batch, length in SHAPES:
-        tokens = random.integers(0, vocab, (batch, length), np.int32)
-        placed = jax.device_put((tokens, np.full(batch, length, np.int32)))
-        call = partial(forward, params, *placed)
-        found.append(latency(call, repeats=30, budget_s=20.0).median_ms)
+    for rows, length in MARKS:
+        taken = take_turns(workers, Task("pieces", rows, length), seconds)
+        found.append([summary(taken[each.contender])["median_ms"] for each in workers])
     return found
 
 
-def torch_ms() -> list[float]:
-    """The same of mBERT-base in PyTorch; raises ImportError where there is none."""
-    import torch
-    from transformers import BertConfig, BertForTokenClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=TEACHER_VOCAB, num_labels=CLASSES)
-    model = BertForTokenClassification(config).eval()
-
-    def timed(call: Callable[[], object]) -> float:
-        for _ in range(3):
-            call()
-        times, end = [], time.perf_counter() + 20
-        while len(times) < 30 and (not times or time.perf_counter() < end):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        return 1e3 * float(np.median(times))
-
-    with torch.inference_mode():
-        return [timed(partial(model, torch.randint(0, TEACHER_VOCAB, shape))) for shape in SHAPES]
+def time_sizes(folder: Path, seconds: float) -> None:
+    """Print a row for each size; teacher and student are timed in turn."""
+    places = {size: folder / f"E{size[0]}-H{size[1]}" for size in PAPER}
+    for (embed, hidden), place in places.items():
+        latency.make(place, embed, hidden)
+    fastest = bench(places[50, 200], seconds=seconds, grid=(), say=print)["fastest"]
+    spec, place = teacher_spec("mbert-base", len(latency.TAGS)), str(places[50, 200])
+    known = [Contender(TEACHER, run, how, place, spec) for run in RUNTIMES for how in RUNTIMES[run]]
+    teachers = [Worker(each) for each in known if each.how in fastest.values()]
+    print("\n" + ". ".join(f"mBERT-base at {name}: {how}" for name, how in fastest.items()) + ".\n")
+    shapes = [f"{rows} × {length}" for rows, length in MARKS]
+    cells = [
+        f"{each}{what}" for each in shapes for what in (", fp32", ", int8", ", times", ", paper")
+    ]
+    print(table(["E", "H", "parameters", *cells], []))
+    for (embed, hidden), (_, *published) in PAPER.items():
+        place = str(places[embed, hidden])
+        students = [
+            Worker(Contender(STUDENT, "onnxruntime", how, place)) for how in ("fp32", "int8")
+        ]
+        spec = BiLSTMSpec(latency.PIECES, embed, hidden, classes=len(latency.TAGS))
+        row = [f"{embed}", f"{hidden}", f"{parameter_count(spec) / 1e6:.1f}M"]
+        for (fp32, int8, *theirs), paper_said in zip(
+            times(students + teachers, seconds), published, strict=True
+        ):
+            row += [f"{fp32:.2f}", f"{int8:.2f}", f"{min(theirs) / int8:.0f}×", f"{paper_said}×"]
+        print("| " + " | ".join(row) + " |", flush=True)
+        for each in students:
+            each.close()
+    for each in teachers:
+        each.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.parse_args()
-    teacher = EncoderSpec(TEACHER_VOCAB, 768, 12, 12, 3072, classes=CLASSES)
-    runtimes = {"JAX": jax_ms(teacher, TEACHER_VOCAB)}
-    try:
-        runtimes["PyTorch"] = torch_ms()
-    except ImportError:
-        print("torch is not installed: the teacher runs in JAX alone\n")
-    for name, (many, one) in runtimes.items():
-        print(f"mBERT-base, {name}: {many:.1f} ms for 32 × 32, {one:.2f} ms for 1 × 32")
-    best = [min(times) for times in zip(*runtimes.values(), strict=True)]
-    print("\n| E | H | parameters | 32 × 32, ms | times | paper | 1 × 32, ms | times | paper |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for (embed, hidden), (_, many, one) in PAPER.items():
-        spec = BiLSTMSpec(VOCAB, embed, hidden, classes=CLASSES)
-        ours = jax_ms(spec, VOCAB)
-        cells = [f"{embed}", f"{hidden}", f"{parameter_count(spec) / 1e6:.1f}M"]
-        for mine, theirs, published in zip(ours, best, (many, one), strict=True):
-            cells += [f"{mine:.2f}", f"{theirs / mine:.0f}×", f"{published}×"]
-        print("| " + " | ".join(cells) + " |", flush=True)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        time_sizes(Path(folder), given.seconds)
 
 
 if __name__ == "__main__":

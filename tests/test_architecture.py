@@ -31,7 +31,7 @@ RANKS = {
     **dict.fromkeys(("latency", "tagging"), 8.5),
     **dict.fromkeys(("evaluation", "training", "transplant", "gate"), 9),
     **dict.fromkeys(("classification", "alignment"), 9),
-    "finetune": 10,
+    **dict.fromkeys(("finetune", "finished"), 10),
     "start": 10.5,
     **dict.fromkeys(("students", "pretrain"), 11),
     **dict.fromkeys(("student", "counting"), 12),

@@ -23,9 +23,11 @@ from xdistil_jax import (
 )
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.evaluation import WeakTeacherError, read_report
+from xdistil_jax.export import export
 from xdistil_jax.models.checkpoints import save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
+from xdistil_jax.report.metrics import score
 
 DATA = DataSpec(synthetic=True, languages=("de", "vi"))
 TAGS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
@@ -76,6 +78,32 @@ def test_a_unigram_teacher_teaches_a_wordpiece_student(xlmr, corpus, tmp_path, p
     assert "##" in " ".join(tagger.bundle.tokenizer.backend.get_vocab())
     [entities] = tagger(["Anna Müller wohnt seit dem Sommer in Köln ."])
     assert isinstance(entities, list)
+
+
+def test_from_a_unigram_teacher_to_the_onnx_tagger(xlmr, corpus, tmp_path):
+    """Text, teacher, distillation, graphs: the tagger answers dev as the student was scored."""
+    experiment = taught_by(xlmr, tmp_path, embed=16, hidden=16)
+    ce = dataclasses.replace(
+        experiment.tuning.ce,
+        schedule=dataclasses.replace(experiment.tuning.ce.schedule, peak=0.02),
+        stop=dataclasses.replace(experiment.tuning.ce.stop, epochs=8.0),
+    )
+    tuning = dataclasses.replace(experiment.tuning, ce=ce)
+    result = pipeline.run(dataclasses.replace(experiment, tuning=tuning))
+    said = result.report["figures"]["dev"]["models"]["student"]["scores"]["mean"]
+    assert said > 10
+    # int8 may lose more than the gate allows a student this small.
+    to = export(result.folder, tmp_path / "student", allow_drop=True)
+    gold = [sentence.tags for sentence in corpus.dev]
+    languages = [sentence.language for sentence in corpus.dev]
+    found = {}
+    for precision in ("fp32", "int8"):
+        tagger = Tagger.load(to, precision=precision, threads=1)
+        assert type(tagger.bundle.tokenizer.backend.model).__name__ == "Unigram"
+        assert not tagger.bundle.weights
+        found[precision] = score(gold, tagger.tags(corpus.dev), languages)
+    assert found["fp32"].mean == pytest.approx(said, abs=1e-9)
+    assert found["int8"].mean == pytest.approx(said, abs=3)
 
 
 @pytest.mark.slow

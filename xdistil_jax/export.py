@@ -1,16 +1,14 @@
 """A finished run's student as it leaves the building: graphs, model card, and the gate before."""
 
-import json
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +16,7 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Float, Int
 
-from xdistil_jax import files, storage, trees
-from xdistil_jax.data.corpus import Corpus, Sentence, load_corpus
+from xdistil_jax import files, trees
 from xdistil_jax.deploy import card
 from xdistil_jax.deploy.bundle import Bundle, load_bundle, seal
 from xdistil_jax.deploy.calibration import measure_calibration
@@ -27,8 +24,14 @@ from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph, store
 from xdistil_jax.deploy.runtime import Runtime
 from xdistil_jax.deploy.web import CARD_SECTION, PAGE, Page, save_page
 from xdistil_jax.deploy.words import LOGITS, Student
-from xdistil_jax.evaluation import identity_of, read_report
-from xdistil_jax.experiment import Experiment, restore
+from xdistil_jax.finished import (
+    Finished,
+    datasets_of,
+    describe_data,
+    find_finished,
+    languages_of,
+    name_teacher,
+)
 from xdistil_jax.gate import Answers, DevSet, Forward, GateError, difference, examine
 from xdistil_jax.labels import ClassSet
 from xdistil_jax.models.checkpoints import save_encoder
@@ -47,17 +50,6 @@ SHAPES = ((1, 32), (32, 32))
 WEB = f"web/{PAGE}"
 TRANSFORMERS = "transformers"
 """The folder that PyTorch's library loads: both call their settings config.json."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run folder's student, and what it was made from."""
-
-    folder: Path
-    experiment: Experiment
-    corpus: Corpus
-    dev: tuple[Sentence, ...]
-    report: dict[str, Any]
 
 
 def export(
@@ -89,7 +81,7 @@ def export(
         forwards, runtimes = _write_artefacts(folder, found, bundle)
         if web:
             say("making the page")
-            forwards[WEB] = write_web(folder, bundle, _languages(found), web_packages).logits
+            forwards[WEB] = write_web(folder, bundle, languages_of(found), web_packages).logits
         say(f"asking {len(forwards)} artefacts about {len(found.dev):,} dev sentences")
         answers, faults = examine(
             DevSet.of(bundle, found.dev),
@@ -123,38 +115,6 @@ def _write_artefacts(
     runtimes = {name: Runtime(folder / name) for name in GRAPHS}
     plain = {"model.safetensors": partial(LOGITS[bundle.kind], bundle)}
     return {**plain, **{name: runtime.logits for name, runtime in runtimes.items()}}, runtimes
-
-
-def find_finished(run: str | Path) -> Finished:
-    """The run in a folder, with the dev set that chose its student.
-
-    Raises:
-        StorageError: if it is in a bucket that can't be read.
-        ValueError: if there is no finished run, or its data have changed since.
-    """
-    folder = storage.find_run(run, writes=False).resolve()
-    folder = folder.parent if folder.name == "student" else folder
-    shown = storage.shown(folder)
-    if not (folder / "student").is_dir():
-        members = sorted(each.parent.name for each in folder.glob("*/student"))
-        if members:
-            raise ValueError(
-                f"{shown} has a student for each of {', '.join(members)}: export one, such as "
-                f"{shown}/{members[0]}"
-            )
-        raise ValueError(f"{shown} is no finished run: it has no student")
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{shown} is no run folder: config.json is missing, and with it the data")
-    experiment = restore(json.loads(path.read_text(encoding="utf-8")))
-    corpus = load_corpus(experiment.data)
-    alone = folder.name if experiment.is_per_language else None
-    dev = tuple(each for each in corpus.dev if alone in (None, each.language))
-    report = read_report(folder)
-    known = report.get("figures", {}).get("dev", {}).get("sentences")
-    if known is not None and known != identity_of(dev):
-        raise ValueError(f"the dev set of {shown} has changed since: put the data back")
-    return Finished(folder, experiment, corpus, dev, report)
 
 
 def in_jax(bundle: Bundle) -> Forward:
@@ -238,10 +198,10 @@ def gather(
         labels=bundle.tagset.classes
         if isinstance(bundle.tagset, ClassSet)
         else bundle.tagset.types,
-        languages=_languages(found),
+        languages=languages_of(found),
         data=describe_data(found),
-        datasets=_datasets(experiment),
-        teacher=_teacher(found),
+        datasets=datasets_of(found),
+        teacher=name_teacher(found),
         strategy=found.folder.name.rpartition("-")[0] or experiment.strategy,
         model=f"{bundle.kind}, {vocabulary:,} pieces; {_choices(bundle)}",
         parameters=sum(leaf.size for leaf in bundle.weights.values()),
@@ -259,41 +219,6 @@ def gather(
         dev_decided=set(found.corpus.stopping) <= set(found.corpus.dev),
         machine=f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}",
     )
-
-
-def describe_data(found: Finished) -> list[str]:
-    """How much text, and where it is from."""
-    data, corpus = found.experiment.data, found.corpus
-    source = "the embedded corpus" if data.synthetic else data.train or data.root
-    transfer = f", {len(corpus.transfer):,} for transfer" if len(corpus.transfer) else ""
-    return [
-        f"{source}: {len(corpus.train):,} labelled sentences{transfer}; "
-        f"{len(found.dev):,} dev sentences"
-    ]
-
-
-def _languages(found: Finished) -> list[str]:
-    return [each for each in found.corpus.languages if each != "und"]
-
-
-def _datasets(experiment: Experiment) -> list[str]:
-    """Names on the Hub."""
-    data = experiment.data
-    places = (data.train, data.root)
-    return sorted({each.split(":")[1] for each in places if each.startswith("hf:")})
-
-
-def _teacher(found: Finished) -> str:
-    config = found.experiment.teacher
-    name = config.checkpoint or config.outputs or "trained from scratch on the same data"
-    if others := [each.checkpoint or each.outputs for each in found.experiment.ensemble.teachers]:
-        name = ", ".join([name, *others])
-    models = found.report.get("figures", {}).get("dev", {}).get("models", {})
-    scores = models.get("teacher", {}).get("scores", {})
-    if scores.get("mean") is not None:
-        figure = "accuracy" if "classes" in scores else "F1"
-        name += f" (dev {figure} {scores['mean']:.2f})"
-    return name
 
 
 def _choices(bundle: Bundle) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 _WARMUP = 2
-_ENOUGH = 40
+_ENOUGH = 500
 """Calls of a round."""
 _PATIENCE_S = 5.0
 

@@ -33,7 +33,8 @@ def find_folder(
             f"there is no folder {name}: give a folder with config.json and model.safetensors, "
             "or a name on the Hugging Face hub"
         )
-    with _naming(f"{name!r} is no folder here, and the Hugging Face hub didn't give it"):
+    shown = f"{name!r}" if revision is None else f"{name!r}, revision {revision!r},"
+    with _naming(f"{shown} is no folder here, and the Hugging Face hub didn't give it"):
         import huggingface_hub
 
         wanted = list(patterns)
