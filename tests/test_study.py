@@ -48,6 +48,25 @@ def test_each_run_is_that_of_its_experiment(conducted):
     ]  # fmt: skip
 
 
+def test_a_row_may_have_seeds_of_its_own(conducted):
+    """And is compared at those that both rows have."""
+    study, found, _, _ = conducted
+    first, second = study.variants
+    fewer = dataclasses.replace(study, variants=(first, dataclasses.replace(second, seeds=(1,))))
+    said = []
+    results = conduct(fewer, say=said.append)
+    assert [each.report["seed"] for each in results["embed 4"]] == [1]
+    assert sum(message.startswith("A study: embed 8") for message in said) == 2
+    last = {name: results[-1:] for name, results in found.items()}
+    verdict = report(study, last).splitlines()[-1]
+    assert (
+        report(fewer, results).splitlines()[-1] == verdict != report(study, found).splitlines()[-1]
+    )
+    assert fewer.at((0,)).variants[1].seeds == ()
+    assert fewer.at((0,)).seeds == (0,)
+    assert fewer.at(()) is fewer
+
+
 def test_the_table_says_what_the_runs_report(conducted):
     study, found, _, _ = conducted
     text = report(study, found)

@@ -223,8 +223,7 @@ def _table(arguments: list[str]) -> None:
     file, *rest = arguments
     without = [each for each in rest if each != "--test"]
     given = _parse(study.TableArguments, without, "table FILE")
-    chosen = study.load_study(file, given.size).only(given.only)
-    chosen = replace(chosen, seeds=given.seeds or chosen.seeds)
+    chosen = study.load_study(file, given.size).only(given.only).at(given.seeds)
     hosts.connect(heartbeat_seconds=chosen.variants[0].experiment.run.heartbeat_s)
     with signals() as stop:
         found = study.conduct(chosen, evaluate_test="--test" in rest, stop=stop, **audience())

@@ -18,11 +18,15 @@ from xdistil_jax.report.findings import Finding, table, verdicts
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a study; ``paper`` is what the paper's table says there."""
+    """A row of a study; ``paper`` is what the paper's table says there.
+
+    ``seeds`` are those of the study's that it is run with (empty: all of them).
+    """
 
     name: str
     experiment: Experiment
     paper: str = ""
+    seeds: tuple[int, ...] = ()
 
 
 def varied(base: Any, **changes: Any) -> Any:
@@ -62,6 +66,13 @@ class Study:
                 f"{self.title!r}: orders name {', '.join(sorted(unknown))}; there are {names}"
             )
 
+    def at(self, seeds: Sequence[int]) -> "Study":
+        """The study with every row at these seeds; as it is where none is given."""
+        if not seeds:
+            return self
+        rows = tuple(replace(variant, seeds=()) for variant in self.variants)
+        return replace(self, variants=rows, seeds=tuple(seeds))
+
     def only(self, names: Sequence[str]) -> "Study":
         """The study with these variants alone; all of them where no name is given.
 
@@ -97,7 +108,7 @@ def conduct(
     say: Callable[[str], None] = lambda message: None,
     **options: Any,
 ) -> dict[str, list[Result]]:
-    """Every variant at every seed: name -> results in the order of ``study.seeds``.
+    """Every variant at all of its seeds: name -> results in the order of ``study.seeds``.
 
     ``options`` are those of ``pipeline.run``. The first seed of all variants comes first, so that a
     table is there early.
@@ -106,6 +117,8 @@ def conduct(
 
     found: dict[str, list[Result]] = {variant.name: [] for variant in study.variants}
     for seed, variant in product(study.seeds, study.variants):
+        if variant.seeds and seed not in variant.seeds:
+            continue
         say(f"{study.title}: {variant.name}, seed {seed}")
         chosen = replace(variant.experiment, run=replace(variant.experiment.run, seed=seed))
         found[variant.name].append(run(chosen, say=say, **options))
@@ -127,16 +140,22 @@ def report(study: Study, results: Mapping[str, Sequence[Result]]) -> str:
 def _compared(
     study: Study, results: Mapping[str, Sequence[Result]]
 ) -> dict[tuple[str, str], Comparison]:
-    """Each of the study's hypotheses, on test where it was read, else on dev."""
+    """Each of the study's hypotheses, on test where it was read, else on dev; at common seeds."""
     found = {}
-    for better, worse in study.orders:
+    for order in study.orders:
+        common = set.intersection(*({_seed(each) for each in results[name]} for name in order))
         counts, languages = [], []
-        for name in (better, worse):
-            each = [read_counts(_counts_of(result)) for result in results[name]]
+        for name in order:
+            taken = [each for each in results[name] if _seed(each) in common]
+            each = [read_counts(_counts_of(result)) for result in taken]
             counts.append([rows for rows, _ in each])
             languages = each[0][1]
-        found[better, worse] = paired_bootstrap(*counts, languages)
+        found[order] = paired_bootstrap(*counts, languages)
     return found
+
+
+def _seed(result: Result) -> int:
+    return result.report["seed"]
 
 
 def _counts_of(result: Result) -> Path:
