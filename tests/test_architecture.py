@@ -38,7 +38,7 @@ RANKS = {
     "languages": 12.5,
     **dict.fromkeys(("pipeline", "sizing", "export", "benchmark"), 13),
     **dict.fromkeys(("quickstart", "planning"), 14),
-    "study": 15,
+    **dict.fromkeys(("study", "finishing"), 15),
     "cli": 16,
     "__main__": 17,
 }
@@ -64,7 +64,7 @@ HOMES = {
     "tokenizers": ("data/tokenizer.py", "data/cutting.py"),
     "tqdm": ("report/writers.py",),
     "transformers": ("data/tokenizer.py", "benchmark/in_torch.py"),
-    "tyro": ("cli.py",),
+    "tyro": ("arguments.py",),
 }
 WITHOUT_JAX = (
     *("labels.py", "text.py", "files.py", "lazy.py", "weights.py", "data/", "deploy/"),

@@ -1,7 +1,8 @@
-"""What commands take beside the fields of an experiment."""
+"""What commands take beside the fields of an experiment, and how it is read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,22 @@ class BenchArguments:
     """mbert-base, xlm-r-base or xlm-r-large; or a checkpoint, of which config.json is read."""
     seconds: float = 2.0
     """Spent on each figure; those of a few calls have no 99th percentile."""
+
+
+def parse(
+    kind: Any, arguments: Sequence[str], command: str, default: Any = None, *, flags: bool = False
+) -> Any:
+    """A dataclass, from a command's arguments; with ``flags``, booleans take no value."""
+    import tyro
+
+    booleans = tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff
+    config = (tyro.conf.AvoidSubcommands, booleans)
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", config=config, **given)
+
+
+def parse_known(kind: Any, arguments: Sequence[str], command: str) -> tuple[Any, list[str]]:
+    """As ``parse``, and the arguments that are none of its fields."""
+    import tyro
+
+    return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", return_unknown_args=True)

@@ -9,14 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdistil_jax import serving, storage
-from xdistil_jax.arguments import (
-    BenchArguments,
-    DistilArguments,
-    EvalArguments,
-    ExportArguments,
-    QuickstartArguments,
-)
+from xdistil_jax import finishing, serving, storage
+from xdistil_jax.arguments import DistilArguments, QuickstartArguments, parse, parse_known
 from xdistil_jax.lazy import TRAIN
 from xdistil_jax.storage import shown
 from xdistil_jax.terminal import audience, end, is_told, say, several, show_usage, signals
@@ -55,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "run": _run,
         "table": _table,
         "plan": _plan,
-        "eval": _eval,
-        "export": _export,
-        "bench": _bench,
+        "eval": finishing.evaluate,
+        "export": finishing.export,
+        "bench": finishing.bench,
         "tag": serving.tag,
         "push": serving.push,
         "predict": serving.predict,
@@ -91,17 +85,6 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _parse(
-    kind: Any, arguments: Sequence[str], command: str, default: Any = None, *, flags: bool = False
-) -> Any:
-    import tyro
-
-    booleans = tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff
-    config = (tyro.conf.AvoidSubcommands, booleans)
-    given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=arguments, prog=f"xdistil {command}", config=config, **given)
-
-
 def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     from xdistil_jax import hosts
     from xdistil_jax.evaluation import compose_rows
@@ -121,7 +104,7 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
 
 
 def _quickstart(arguments: list[str]) -> None:
-    given = _parse(QuickstartArguments, arguments, "quickstart")
+    given = parse(QuickstartArguments, arguments, "quickstart")
     from xdistil_jax import hosts
     from xdistil_jax.quickstart import CAVEAT, quickstart
 
@@ -138,17 +121,13 @@ def _quickstart(arguments: list[str]) -> None:
 
 
 def _distil(arguments: list[str]) -> None:
-    import tyro
-
     from xdistil_jax.configs import EnsembleConfig, TeacherConfig, student_config
     from xdistil_jax.data.corpus import DataSpec
     from xdistil_jax.experiment import Experiment
 
     if {"-h", "--help"} & set(arguments):
-        _parse(DistilArguments, ["--help"], "distil")
-    given, rest = tyro.cli(
-        DistilArguments, args=arguments, prog="xdistil distil", return_unknown_args=True
-    )
+        parse(DistilArguments, ["--help"], "distil")
+    given, rest = parse_known(DistilArguments, arguments, "distil")
     _refuse_typos(rest)
     first, *others = given.teacher or ("",)
     chosen = Experiment(
@@ -162,7 +141,7 @@ def _distil(arguments: list[str]) -> None:
         student=student_config(given.student),
     )
     chosen.plan()
-    chosen = _parse(Experiment, rest, "distil", chosen)
+    chosen = parse(Experiment, rest, "distil", chosen)
     chosen.plan()
     if not (chosen.teacher.checkpoint or chosen.teacher.outputs):
         raise ValueError(
@@ -199,7 +178,7 @@ def _chosen(arguments: list[str], command: str, student: str = "") -> "Experimen
         default = load_experiment(file)(strategy)
     if student:
         default = replace(default, student=student_config(student))
-    chosen = _parse(Experiment, arguments, command, default)
+    chosen = parse(Experiment, arguments, command, default)
     chosen.plan()
     return chosen
 
@@ -222,7 +201,7 @@ def _table(arguments: list[str]) -> None:
 
     file, *rest = arguments
     without = [each for each in rest if each != "--test"]
-    given = _parse(study.TableArguments, without, "table FILE")
+    given = parse(study.TableArguments, without, "table FILE")
     chosen = study.load_study(file, given.size).only(given.only).at(given.seeds)
     hosts.connect(heartbeat_seconds=chosen.variants[0].experiment.run.heartbeat_s)
     with signals() as stop:
@@ -242,48 +221,12 @@ def _plan(arguments: list[str]) -> None:
         print(text, flush=True)
 
 
-def _eval(arguments: list[str]) -> None:
-    from xdistil_jax.evaluation import compose_rows
-    from xdistil_jax.pipeline import run_again
-    from xdistil_jax.report import page
-
-    if not arguments or arguments[0].startswith("-"):
-        show_usage("xdistil eval RUN [--split dev|test]", arguments)
-    folder, *rest = arguments
-    given = _parse(EvalArguments, rest, "eval RUN")
-    result = run_again(folder, evaluate_test=given.split == "test", say=say)
-    rows = compose_rows(result.report["figures"][given.split], result.report.get("latency"))
-    print(page.table(rows))
-    print(f"{given.split} figures. Report: {shown(result.folder / 'report.md')}")
-
-
-def _export(arguments: list[str]) -> None:
-    usage = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo] [--web]"
-    if not arguments or arguments[0].startswith("-"):
-        show_usage(usage, arguments)
-    from xdistil_jax.export import export
-
-    given = _parse(ExportArguments, arguments[1:], "export RUN", flags=True)
-    print(f"{export(arguments[0], say=say, **vars(given))}: see README.md there")
-
-
-def _bench(arguments: list[str]) -> None:
-    if not arguments or arguments[0].startswith("-"):
-        show_usage("xdistil bench DIR [--teacher mbert-base|FOLDER] [--seconds 2]", arguments)
-    from xdistil_jax.benchmark import bench, tables
-
-    folder, *rest = arguments
-    found = bench.bench(folder, **vars(_parse(BenchArguments, rest, "bench DIR")), say=say)
-    print(tables.render(found))
-    print(f"\n{folder}/{bench.RESULT}, and the model card there")
-
-
 def _pretrain(arguments: list[str]) -> None:
     from xdistil_jax import hosts
     from xdistil_jax.pretrain import Pretraining, pretrain
     from xdistil_jax.report import page
 
-    given = _parse(Pretraining, arguments, "pretrain")
+    given = parse(Pretraining, arguments, "pretrain")
     hosts.connect(heartbeat_seconds=given.run.heartbeat_s)
     with signals() as stop:
         report = pretrain(given, stop=stop, **audience())
@@ -298,7 +241,7 @@ def _pretrain(arguments: list[str]) -> None:
 def _transfer(arguments: list[str]) -> None:
     from xdistil_jax.data.transfer import TransferSpec, make_transfer
 
-    given = _parse(TransferSpec, arguments, "transfer")
+    given = parse(TransferSpec, arguments, "transfer")
     total = sum(each["sentences"] for each in make_transfer(given, say=say)["languages"].values())
     print(f"{total:,} sentences. Read them with --data.unlabelled-root {given.out}")
 
@@ -330,6 +273,6 @@ def _launch(arguments: list[str]) -> None:
     place = next((i for i, each in enumerate(arguments) if each in COMMANDS), -1)
     if place < 0:
         show_usage("xdistil launch --processes 4 [--devices 2] [--grace 60] run FILE …", arguments)
-    given = _parse(LaunchArguments, arguments[:place], "launch")
+    given = parse(LaunchArguments, arguments[:place], "launch")
     command = [sys.executable, "-m", "xdistil_jax", *arguments[place:]]
     sys.exit(launch(command, given.processes, given.devices, given.grace, say=say))
