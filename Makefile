@@ -1,7 +1,7 @@
 # Two commands on a fresh machine with Python 3.11+ and make: `make quickstart` and `make test`.
 PYTHON ?= python3
 EXTRAS ?= dev
-PYTEST ?= -m "not slow"
+PYTEST ?= -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 BIN := .venv/bin
 
 .PHONY: quickstart test lint clean
