@@ -4,7 +4,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,8 @@ from xdistil_jax.benchmark.subjects import (
     STUDENT,
     TEACHER,
     Contender,
+    Precision,
+    Runtime,
     six_layers,
     teacher_spec,
 )
@@ -48,9 +50,10 @@ def bench(
     """Time an exported student on this machine's CPU, and store what was found in its folder.
 
     Each contender has a process of its own; they are timed in turn, ``seconds`` for each figure,
-    compilation and warm-up apart. Beside the student stand the teacher, of random weights (see
-    ``subjects.teacher_spec``), in every runtime that is installed, the student in PyTorch, and a
-    6-layer transformer. ``bench.json`` is written, and the model card's section on latency.
+    compilation and warm-up apart. Beside the student stand the student in PyTorch, a 6-layer
+    transformer, and the teacher, of random weights (see ``subjects.teacher_spec``): first in every
+    runtime that is installed, one after the other, and then the fastest in turn with the others.
+    ``bench.json`` is written, and the model card's section on latency.
 
     Raises:
         BundleError: if there is no whole student.
@@ -67,7 +70,7 @@ def bench(
         fastest = _run(race, folder, bundle, spec, grid)
         threads = _by_threads(race, folder)
     finally:
-        race.leave(list(race.workers))
+        race.leave(race.workers)
     found = {
         **_about(folder, bundle, teacher, spec),
         "fastest": fastest,
@@ -83,13 +86,19 @@ def bench(
 
 
 class _Race:
-    """Who takes part, and what was found."""
+    """Who takes part, and what was found: the last figures of a contender at a task."""
 
     def __init__(self, seconds: float, say: Say) -> None:
         self.seconds, self.say = seconds, say
         self.workers: dict[Contender, Worker] = {}
-        self.times: list[dict[str, Any]] = []
+        self.found: dict[tuple[Contender, Task], dict[str, Any]] = {}
         self.left_out: dict[str, str] = {}
+
+    @property
+    def times(self) -> list[dict[str, Any]]:
+        """The student's first, the teacher's last."""
+        order = (STUDENT, SIX, TEACHER)
+        return sorted(self.found.values(), key=lambda each: order.index(each["model"]))
 
     def enter(self, contenders: Iterable[Contender]) -> None:
         for each in contenders:
@@ -100,14 +109,17 @@ class _Race:
                 self._drop(reason)
 
     def leave(self, contenders: Iterable[Contender]) -> None:
-        for each in contenders:
-            self.workers.pop(each).close()
+        for each in list(contenders):
+            if each in self.workers:
+                self.workers.pop(each).close()
 
-    def run(self, task: Task, contenders: Sequence[Contender] = ()) -> None:
+    def run(self, task: Task, contenders: Collection[Contender] | None = None) -> None:
         """Time those of them that are there, or all."""
         self.say(f"timing {task.rows} × {task.length}, {task.kind}")
         while present := [
-            worker for each, worker in self.workers.items() if not contenders or each in contenders
+            worker
+            for each, worker in self.workers.items()
+            if contenders is None or each in contenders
         ]:
             try:
                 found = take_turns(present, task, self.seconds)
@@ -115,7 +127,8 @@ class _Race:
                 self.workers.pop(reason.contender)
                 self._drop(reason)
                 continue
-            self.times += [_row(each, task, seconds) for each, seconds in found.items()]
+            for each, seconds in found.items():
+                self.found[each, task] = _row(each, task, seconds)
             return
 
     def _drop(self, reason: LeftOutError) -> None:
@@ -128,38 +141,41 @@ def _run(
 ) -> dict[str, str]:
     """All at the marks; then all but the slower teachers at every shape; gives the fastest ones."""
     place = str(folder)
+    _find_fastest(race, place, spec)
     exported = [Contender(STUDENT, "onnxruntime", each, place) for each in ("fp32", "int8")]
     race.enter(exported)
     race.enter(Contender(STUDENT, runtime, "fp32", place) for runtime in ("JAX", "PyTorch"))
-    race.enter(
-        Contender(SIX, runtime, precision, place, six_layers(bundle))
-        for runtime, precision in (
-            ("JAX", "fp32"),
-            ("onnxruntime", "fp32"),
-            ("onnxruntime", "int8"),
-        )
+    forms: tuple[tuple[Runtime, Precision], ...] = (
+        ("JAX", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
     )
-    teachers = [
-        Contender(TEACHER, runtime, precision, place, spec)
-        for runtime, precisions in RUNTIMES.items()
-        for precision in precisions
-    ]
-    race.enter(teachers)
-    fastest = {}
-    for rows, length in MARKS:
-        race.run(Task("pieces", rows, length))
-        fastest[f"{rows}x{length}"] = tables.fastest(race.times, rows, length)
-    race.leave(
-        each for each in teachers if each in race.workers and each.how not in fastest.values()
-    )
-    for rows, length in grid:
-        if (rows, length) not in MARKS:
-            race.run(Task("pieces", rows, length))
-    race.leave(each for each in list(race.workers) if each not in exported)
-    for rows, length in grid:
-        race.run(Task("text", rows, length))
+    race.enter(Contender(SIX, *form, place, six_layers(bundle)) for form in forms)
+    for shape in dict.fromkeys((*MARKS, *grid)):
+        race.run(Task("pieces", *shape))
+    fastest = {
+        f"{rows}x{length}": tables.fastest(race.times, rows, length) for rows, length in MARKS
+    }
+    race.leave(each for each in race.workers if each not in exported)
+    for shape in grid:
+        race.run(Task("text", *shape))
     race.leave(exported)
     return fastest
+
+
+def _find_fastest(race: _Race, place: str, spec: EncoderSpec) -> None:
+    """Time the teacher in all runtimes, of which the fastest at each mark stay.
+
+    One after the other, as seven of them would fill a small machine's memory.
+    """
+    for runtime, precisions in RUNTIMES.items():
+        for precision in precisions:
+            race.enter([Contender(TEACHER, runtime, precision, place, spec)])
+            entered = [each for each in race.workers if each.how == f"{runtime} {precision}"]
+            for mark in MARKS:
+                race.run(Task("pieces", *mark), entered)
+            kept = {tables.fastest(race.times, *mark) for mark in MARKS}
+            race.leave(each for each in race.workers if each.how not in kept)
 
 
 def _by_threads(race: _Race, folder: Path) -> list[dict[str, Any]]:
@@ -167,14 +183,15 @@ def _by_threads(race: _Race, folder: Path) -> list[dict[str, Any]]:
     cores = os.cpu_count() or 1
     counts = sorted({*(1 << n for n in range(cores.bit_length()) if 1 << n <= cores), cores})
     rows, length = MARKS[0]
-    known = len(race.times)
+    task = Task("pieces", rows, length)
     race.enter(
         Contender(STUDENT, "onnxruntime", precision, str(folder), threads=count)
         for count in counts
         for precision in ("fp32", "int8")
     )
-    race.run(Task("pieces", rows, length))
-    found, race.times[known:] = race.times[known:], []
+    race.run(task)
+    timed = [each for each in race.found if each[0].threads]
+    found = [race.found.pop(each) for each in timed]
     return [
         {
             "precision": each["precision"],

@@ -3,7 +3,7 @@
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from xdistil_jax.benchmark.subjects import Call, Contender, Makers, load_model, random_batch
+from xdistil_jax.benchmark.subjects import Call, Contender, Makers, batches, load_model
 from xdistil_jax.deploy.bundle import Bundle
 from xdistil_jax.models import families
 from xdistil_jax.models.encoder import EncoderSpec
@@ -34,8 +34,10 @@ def in_torch(contender: Contender) -> Makers:
     elif contender.precision == "int8":
         model = _quantised(model)
 
+    draw = batches(bundle)
+
     def pieces(rows: int, length: int) -> Call:
-        tokens = torch.from_numpy(random_batch(bundle, rows, length)[0])
+        tokens = torch.from_numpy(draw(rows, length)[0])
 
         def call() -> "torch.Tensor":
             with torch.inference_mode():
@@ -52,7 +54,7 @@ def _quantised(model: "torch.nn.Module") -> "torch.nn.Module":
     from torch.ao.quantization import quantize_dynamic
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         return quantize_dynamic(model, {nn.Linear, nn.LSTM})
 
 

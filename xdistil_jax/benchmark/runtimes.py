@@ -11,7 +11,7 @@ import numpy as np
 
 from xdistil_jax import trees
 from xdistil_jax.benchmark.in_torch import in_torch
-from xdistil_jax.benchmark.subjects import Contender, Makers, load_model, random_batch
+from xdistil_jax.benchmark.subjects import Batch, Contender, Makers, batches, load_model
 from xdistil_jax.deploy.bundle import Bundle
 from xdistil_jax.deploy.classifier import Classifier
 from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph
@@ -38,9 +38,10 @@ def _in_jax(contender: Contender) -> Makers:
         jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), trees.unflatten(bundle.weights))
     )
     forward = jax.jit(lambda *given: build(spec).apply(*given, dtype=dtype).logits)
+    draw = batches(bundle)
 
     def pieces(rows: int, length: int) -> Callable[[], object]:
-        tokens, lengths = random_batch(bundle, rows, length)
+        tokens, lengths = draw(rows, length)
         given = tokens.astype(np.int32), lengths.astype(np.int32)
         return lambda: np.asarray(forward(params, *given))
 
@@ -52,17 +53,19 @@ def _in_onnxruntime(contender: Contender) -> Makers:
     if contender.spec is None:
         path = Path(contender.folder, GRAPHS[contender.precision])
         runtime = Runtime(path, contender.threads)
-        return {"pieces": _pieces(runtime, bundle), "text": _texts(contender)}
+        return {"pieces": _pieces(runtime, batches(bundle)), "text": _texts(contender)}
     graph = build_graph(bundle)
     graph = dynamic_int8(graph) if contender.precision == "int8" else graph
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         save_graph(graph, path)
-        return {"pieces": _pieces(Runtime(path, contender.threads), bundle)}
+        return {"pieces": _pieces(Runtime(path, contender.threads), batches(bundle))}
 
 
-def _pieces(runtime: Runtime, bundle: Bundle) -> Callable[[int, int], Callable[[], object]]:
-    return lambda rows, length: partial(runtime.logits, *random_batch(bundle, rows, length))
+def _pieces(
+    runtime: Runtime, draw: Callable[[int, int], Batch]
+) -> Callable[[int, int], Callable[[], object]]:
+    return lambda rows, length: partial(runtime.logits, *draw(rows, length))
 
 
 def _texts(contender: Contender) -> Callable[[int, int], Callable[[], object]]:

@@ -18,6 +18,8 @@ from xdistil_jax.models.transformer import TransformerSpec
 Runtime = Literal["JAX", "PyTorch", "onnxruntime"]
 Precision = Literal["fp32", "bf16", "int8"]
 Call = Callable[[], object]
+Batch = tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B"]]
+"""Tokens and lengths, int64."""
 Makers = dict[str, Callable[[int, int], Call]]
 """``pieces`` and, of an exported student, ``text``: (rows, length) -> what is timed."""
 
@@ -99,10 +101,12 @@ def load_model(contender: Contender) -> Bundle:
     )
 
 
-def random_batch(
-    bundle: Bundle, rows: int, length: int
-) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B"]]:
-    """Tokens and lengths, int64; rows of full length."""
+def batches(bundle: Bundle) -> Callable[[int, int], Batch]:
+    """(rows, length) -> random tokens of full rows; holds on to nothing of the model."""
     pieces = len(bundle.weights["embed/table"])
-    tokens = np.random.default_rng(0).integers(0, pieces, (rows, length))
-    return tokens, np.full(rows, length)
+
+    def draw(rows: int, length: int) -> Batch:
+        tokens = np.random.default_rng(0).integers(0, pieces, (rows, length))
+        return tokens, np.full(rows, length)
+
+    return draw
