@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # don't know each other.
 RANKS = {
     "bucket": -2,
-    "storage": -1,
+    **dict.fromkeys(("storage", "chains"), -1),
     **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation", "weights"), 0),
     **dict.fromkeys(("launch", "chips"), 0),
     **dict.fromkeys(("trees", "scoring", "sizes"), 1),
@@ -67,7 +67,8 @@ HOMES = {
     "tyro": ("arguments.py",),
 }
 WITHOUT_JAX = (
-    *("labels.py", "text.py", "files.py", "lazy.py", "weights.py", "data/", "deploy/"),
+    *("labels.py", "chains.py", "text.py", "files.py", "lazy.py", "weights.py"),
+    *("data/", "deploy/"),
     *("bucket.py", "storage.py", "models/hub.py"),
     # So that `xdistil plan` touches no device.
     *("experiment.py", "estimate.py", "sizes.py", "chips.py"),

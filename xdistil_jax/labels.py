@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from xdistil_jax.chains import align
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -151,21 +153,41 @@ class TagSet:
         before = np.concatenate([np.zeros(1, best.dtype), best[:-1]])
         before[bounds[:-1][np.diff(bounds) > 0]] = 0
         wrong = np.flatnonzero(~self.follows[before, best])
-        for number in np.unique(np.searchsorted(bounds, wrong, "right") - 1):
-            start, end = bounds[number : number + 2]
-            best[start:end] = self._best_path(logits[start:end])
+        if not len(wrong):
+            return best
+        numbers = np.unique(np.searchsorted(bounds, wrong, "right") - 1)
+        at, paths = self._best_paths(logits, bounds[numbers], np.diff(bounds)[numbers])
+        best[at] = paths
         return best
 
-    def _best_path(self, logits: Float[np.ndarray, "W C"]) -> Int[np.ndarray, "W"]:
-        score, origins = np.where(self.follows[0], logits[0], -np.inf), []
-        for word in logits[1:]:
-            before = np.where(self.follows, score[:, None], -np.inf)
-            origins.append(before.argmax(0))
-            score = before.max(0) - score.max() + word
-        path = [score.argmax()]
-        for origin in reversed(origins):
-            path.append(origin[path[-1]])
-        return np.array(path[::-1])
+    def _best_paths(
+        self,
+        logits: Float[np.ndarray, "W C"],
+        starts: Int[np.ndarray, "S"],
+        sizes: Int[np.ndarray, "S"],
+    ) -> tuple[Int[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+        """Viterbi's of these sentences: their words, and the tag of each."""
+        at, parts = align(starts, sizes)
+        score = np.zeros((len(starts), len(self)))
+        tags, origins = np.zeros(len(at), np.int64), []
+        last = np.zeros(len(starts), np.int64)
+        for number, part in enumerate(parts):
+            word = logits[at[part]]
+            if number:
+                last[len(word) : len(score)] = score[len(word) :].argmax(1)
+                score = score[: len(word)]
+                before = np.where(self.follows, score[:, :, None], -np.inf)
+                origins.append(before.argmax(1))
+                score = before.max(1) - score.max(1, keepdims=True) + word
+            else:
+                score = np.where(self.follows[0], word, -np.inf)
+        last[: len(score)] = score.argmax(1)
+        for part, origin in zip(reversed(parts), [None, *reversed(origins)], strict=True):
+            if origin is not None:
+                rows = np.arange(len(origin))
+                last[rows] = origin[rows, last[rows]]
+            tags[part] = last[: part.stop - part.start]
+        return at, tags
 
 
 @dataclass(frozen=True)

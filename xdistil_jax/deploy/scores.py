@@ -9,10 +9,12 @@ all sequences (forward-backward). With ``argmax`` the words are independent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from xdistil_jax.chains import align
 from xdistil_jax.labels import Decoding, Span, TagSet
 
 if TYPE_CHECKING:
@@ -88,28 +90,27 @@ class Scorer:
 def _chains(words: Float64[np.ndarray, "W C"], bounds: Int[np.ndarray, "S+1"]) -> _Chain:
     """Forward-backward over valid IOB2 sequences; what is returned is flat, [W C] and [W].
 
-    Sentences go on step by step together, the long ones first, so that those which have ended are
-    the last rows. I- is entered from the B- and I- of its type alone, all else from anywhere.
+    I- is entered from the B- and I- of its type alone, all else from anywhere. Nothing is summed by
+    BLAS, whose last bits depend on a sentence's company.
     """
-    sizes = np.diff(bounds)
-    order = np.argsort(-sizes, kind="stable")
-    firsts, sizes = bounds[:-1][order], sizes[order]
-    alpha, beta, scaled = np.empty_like(words), np.ones_like(words), np.empty_like(words)
-    ends = np.ones(len(words))
-    steps = range(int(sizes.max(initial=0)))
-    alive = [int(np.searchsorted(-sizes, -step, "left")) for step in steps]
-    for step, count in zip(steps, alive, strict=True):
-        at = firsts[:count] + step
-        now, before = words[at], alpha[at - 1] if step else np.zeros((count, words.shape[1]))
-        joint = now.copy()
-        joint[:, 2::2] *= before[:, 1::2] + before[:, 2::2]
-        total = joint.sum(1, keepdims=True)
-        alpha[at], scaled[at] = joint / total, now / total
-    for step, count in zip(reversed(steps[:-1]), alive[:0:-1], strict=True):
-        at = firsts[:count] + step
-        later = scaled[at + 1] * beta[at + 1]
-        ends[at] = later[:, 0] + later[:, 1::2].sum(1)
-        beta[at] = ends[at][:, None]
-        beta[at, 1::2] += later[:, 2::2]
-        beta[at, 2::2] += later[:, 2::2]
-    return _Chain(alpha, beta, scaled, ends)
+    at, parts = align(bounds[:-1], np.diff(bounds))
+    now = words[at]
+    alpha, beta, total = now.copy(), np.ones_like(now), np.empty((len(now), 1))
+    before = np.zeros((len(bounds) - 1, words.shape[1]))
+    for part in parts:
+        joint = alpha[part]
+        joint[:, 2::2] *= (before[:, 1::2] + before[:, 2::2])[: len(joint)]
+        joint /= joint.sum(1, keepdims=True, out=total[part])
+        before = joint
+    scaled, ends = now / total, np.ones(len(words))
+    for part, after in reversed([*pairwise(parts)]):
+        later = scaled[after] * beta[after]
+        going = slice(part.start, part.start + len(later))
+        ends[going] = later[:, 0] + later[:, 1::2].sum(1)
+        beta[going] = ends[going, None]
+        inside = later[:, 2::2]
+        beta[going, 1::2] += inside
+        beta[going, 2::2] += inside
+    back = np.empty_like(at)
+    back[at] = np.arange(len(at))
+    return _Chain(alpha[back], beta[back], scaled[back], ends[back])
