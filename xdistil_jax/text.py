@@ -72,15 +72,16 @@ def split_words(text: str) -> list[Word]:
 
     A number keeps its inner points and commas, a letter its apostrophe (``d'Arc``, ``O’Neil``).
     """
+    # A printable text has no invisible words: most lines need no look at single words.
+    seen = text.isprintable()
     return [
         Word(match.group(), match.start(), match.end())
         for match in word_pattern().finditer(text)
-        if visible(match.group())
+        if seen or visible(match.group())
     ]
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """The words of ``split_words`` without their offsets, in half the time."""
     words = word_pattern().findall(text)
-    # A printable text has no invisible words: most lines need no look at single words.
     return tuple(words if text.isprintable() else filter(visible, words))

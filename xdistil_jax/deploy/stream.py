@@ -120,7 +120,16 @@ def _refuse(constant: str) -> NoReturn:
 
 def _is_word(word: Any) -> bool:
     # The splitter leaves lone surrogates out; of given words none may have one.
-    return isinstance(word, str) and not any("\ud800" <= char <= "\udfff" for char in word)
+    return isinstance(word, str) and _has_utf8(word)
+
+
+def _has_utf8(text: str) -> bool:
+    """Has it no lone surrogate?"""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tag(tagger: Tagger, batch: list[_Record], aggregate: Aggregate) -> list[str]:
@@ -142,4 +151,4 @@ def _shown(found: Entity | TaggedWord) -> dict[str, Any]:
 def _to_json(fields: dict[str, Any]) -> str:
     shown = json.dumps(fields, ensure_ascii=False)
     # A lone surrogate is no UTF-8, but JSON has an escape for it.
-    return shown if shown.isascii() or _is_word(shown) else json.dumps(fields)
+    return shown if _has_utf8(shown) else json.dumps(fields)
