@@ -2,6 +2,8 @@
 PYTHON ?= python3
 EXTRAS ?= dev
 PYTEST ?= -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+# Tests compile a great deal and compute little.
+XLA ?= --xla_backend_optimization_level=0
 BIN := .venv/bin
 
 .PHONY: quickstart test lint clean
@@ -12,7 +14,7 @@ quickstart: .venv/.train
 test: .venv/.$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(PYTEST)
+	XLA_FLAGS="$(XLA)" $(BIN)/python -m pytest $(PYTEST)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
