@@ -23,8 +23,11 @@ def launch(
 ) -> tuple[int, str]:
     """A module of the tests in several processes of two devices each; gives (code, what it said).
 
-    ``compiled`` is the folder for what is compiled, ``flags`` are XLA's.
+    ``compiled`` is the folder for what is compiled, ``flags`` are XLA's beside those of this
+    process, so that both compile alike.
     """
+    here = [each for each in os.environ["XLA_FLAGS"].split() if "device_count" not in each]
+    flags = " ".join([*here, flags])
     text = (
         "import sys; from xdistil_jax.launch import launch; sys.exit(launch("
         f"[sys.executable, '-m', {program!r}, *sys.argv[1:]], {processes}, 2, "

@@ -142,9 +142,9 @@ def _run(
     """All at the marks; then all but the slower teachers at every shape; gives the fastest ones."""
     place = str(folder)
     _find_fastest(race, place, spec)
-    exported = [Contender(STUDENT, "onnxruntime", each, place) for each in ("fp32", "int8")]
-    race.enter(exported)
-    race.enter(Contender(STUDENT, runtime, "fp32", place) for runtime in ("JAX", "PyTorch"))
+    ours = [Contender(STUDENT, "onnxruntime", each, place) for each in ("fp32", "int8")]
+    ours.append(Contender(STUDENT, "JAX", "fp32", place))
+    race.enter([*ours, Contender(STUDENT, "PyTorch", "fp32", place)])
     forms: tuple[tuple[Runtime, Precision], ...] = (
         ("JAX", "fp32"),
         ("onnxruntime", "fp32"),
@@ -156,10 +156,10 @@ def _run(
     fastest = {
         f"{rows}x{length}": tables.fastest(race.times, rows, length) for rows, length in MARKS
     }
-    race.leave(each for each in race.workers if each not in exported)
+    race.leave(each for each in race.workers if each not in ours)
     for shape in grid:
         race.run(Task("text", *shape))
-    race.leave(exported)
+    race.leave(ours)
     return fastest
 
 

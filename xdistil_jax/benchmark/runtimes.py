@@ -17,7 +17,7 @@ from xdistil_jax.deploy.classifier import Classifier
 from xdistil_jax.deploy.onnx import build_graph, dynamic_int8, save_graph
 from xdistil_jax.deploy.runtime import Runtime
 from xdistil_jax.deploy.tagger import Tagger
-from xdistil_jax.deploy.words import GRAPHS, open_student
+from xdistil_jax.deploy.words import Student, open_student
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.functional import build
 from xdistil_jax.students import read_spec
@@ -38,43 +38,41 @@ def _in_jax(contender: Contender) -> Makers:
         jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), trees.unflatten(bundle.weights))
     )
     forward = jax.jit(lambda *given: build(spec).apply(*given, dtype=dtype).logits)
-    draw = batches(bundle)
 
-    def pieces(rows: int, length: int) -> Callable[[], object]:
-        tokens, lengths = draw(rows, length)
-        given = tokens.astype(np.int32), lengths.astype(np.int32)
-        return lambda: np.asarray(forward(params, *given))
+    def logits(*given: np.ndarray) -> np.ndarray:
+        return np.asarray(forward(params, *(each.astype(np.int32) for each in given)))
 
-    return {"pieces": pieces}
+    pieces = _pieces(logits, batches(bundle))
+    if contender.spec is not None:
+        return {"pieces": pieces}
+    return {"pieces": pieces, "text": _texts(Student(bundle, logits))}
 
 
 def _in_onnxruntime(contender: Contender) -> Makers:
-    bundle = load_model(contender)
     if contender.spec is None:
-        path = Path(contender.folder, GRAPHS[contender.precision])
-        runtime = Runtime(path, contender.threads)
-        return {"pieces": _pieces(runtime, batches(bundle)), "text": _texts(contender)}
+        options = {"threads": contender.threads, "precision": contender.precision}
+        student = open_student(contender.folder, **options)
+        draw = batches(load_model(contender))
+        return {"pieces": _pieces(student.logits, draw), "text": _texts(student)}
+    bundle = load_model(contender)
     graph = build_graph(bundle)
     graph = dynamic_int8(graph) if contender.precision == "int8" else graph
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         save_graph(graph, path)
-        return {"pieces": _pieces(Runtime(path, contender.threads), batches(bundle))}
+        return {"pieces": _pieces(Runtime(path, contender.threads).logits, batches(bundle))}
 
 
 def _pieces(
-    runtime: Runtime, draw: Callable[[int, int], Batch]
+    logits: Callable[..., object], draw: Callable[[int, int], Batch]
 ) -> Callable[[int, int], Callable[[], object]]:
-    return lambda rows, length: partial(runtime.logits, *draw(rows, length))
+    return lambda rows, length: partial(logits, *draw(rows, length))
 
 
-def _texts(contender: Contender) -> Callable[[int, int], Callable[[], object]]:
+def _texts(student: Student) -> Callable[[int, int], Callable[[], object]]:
     """Texts of whole words that are one piece each, so that ``length`` pieces come of them."""
-    options = {"threads": contender.threads, "precision": contender.precision}
-    student = open_student(contender.folder, **options)
-    bundle = student.bundle
-    answer = (Tagger if isinstance(bundle.tagset, TagSet) else Classifier)(student)
-    words = single_pieces(bundle)
+    answer = (Tagger if isinstance(student.bundle.tagset, TagSet) else Classifier)(student)
+    words = single_pieces(student.bundle)
     random = np.random.default_rng(0)
 
     def make(rows: int, length: int) -> Callable[[], object]:
