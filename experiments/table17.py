@@ -6,7 +6,7 @@ xdistil table experiments/table17.py --size full --test    # the paper's; hub, a
 
 import full as paper
 import wikiann
-from table3 import label_only
+from table3 import BEST, label_only, scaled
 
 from xdistil_jax.study import Study, Variant, varied
 
@@ -18,7 +18,7 @@ small = Study(
     "Table 17, ten languages",
     (
         Variant("distilled", wikiann.experiment),
-        Variant("labels only", label_only(wikiann.experiment)),
+        Variant("labels only", scaled(label_only(wikiann.experiment), BEST["D0-S"])),
     ),
     orders=(("distilled", "labels only"),),
     note=NOTE,

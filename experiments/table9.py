@@ -10,6 +10,7 @@ classification/{ag,imdb,elec,dbpedia} with train.tsv, dev.tsv and test.tsv, text
 
 import full as paper
 import language_id
+from table3 import label_only
 
 from xdistil_jax import Experiment
 from xdistil_jax.study import Study, Variant, varied
@@ -35,10 +36,14 @@ def classifier(name: str) -> Experiment:
     )
 
 
+LABELS = varied(
+    label_only(language_id.experiment),
+    tuning={"ce": {"schedule": {"peak": 3e-3}, "stop": {"epochs": 15.0}}},
+)
 small = Study(
     "Table 9, language identification",
     (
-        Variant("labels only", varied(language_id.experiment, strategy="D0-S")),
+        Variant("labels only", LABELS),
         Variant("distilled, maximum", language_id.experiment),
         Variant(
             "distilled, last state", varied(language_id.experiment, student={"pooling": "last"})

@@ -65,6 +65,9 @@ def test_a_row_may_have_seeds_of_its_own(conducted):
     assert fewer.at((0,)).variants[1].seeds == ()
     assert fewer.at((0,)).seeds == (0,)
     assert fewer.at(()) is fewer
+    strange = dataclasses.replace(second, seeds=(1, 7))
+    with pytest.raises(ValueError, match=r"row 'embed 4' has seed 7, the study \(0, 1\)"):
+        dataclasses.replace(study, variants=(first, strange))
 
 
 def test_the_table_says_what_the_runs_report(conducted):

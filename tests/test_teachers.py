@@ -86,7 +86,7 @@ def test_from_a_unigram_teacher_to_the_onnx_tagger(xlmr, corpus, tmp_path):
     ce = dataclasses.replace(
         experiment.tuning.ce,
         schedule=dataclasses.replace(experiment.tuning.ce.schedule, peak=0.02),
-        stop=dataclasses.replace(experiment.tuning.ce.stop, epochs=8.0),
+        stop=dataclasses.replace(experiment.tuning.ce.stop, epochs=16.0),
     )
     tuning = dataclasses.replace(experiment.tuning, ce=ce)
     result = pipeline.run(dataclasses.replace(experiment, tuning=tuning))

@@ -65,6 +65,12 @@ class Study:
             raise ValueError(
                 f"{self.title!r}: orders name {', '.join(sorted(unknown))}; there are {names}"
             )
+        for row in self.variants:
+            if strange := set(row.seeds) - set(self.seeds):
+                raise ValueError(
+                    f"{self.title!r}: row {row.name!r} has seed {min(strange)}, the study "
+                    f"{self.seeds}"
+                )
 
     def at(self, seeds: Sequence[int]) -> "Study":
         """The study with every row at these seeds; as it is where none is given."""

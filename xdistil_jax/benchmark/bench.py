@@ -53,6 +53,7 @@ def bench(
     compilation and warm-up apart. Beside the student stand the student in PyTorch, a 6-layer
     transformer, and the teacher, of random weights (see ``subjects.teacher_spec``): first in every
     runtime that is installed, one after the other, and then the fastest in turn with the others.
+    Batches are no longer than a transformer student's rows may be; texts are, and read in windows.
     ``bench.json`` is written, and the model card's section on latency.
 
     Raises:
@@ -68,7 +69,7 @@ def bench(
     race = _Race(seconds, say)
     try:
         fastest = _run(race, folder, bundle, spec, grid)
-        threads = _by_threads(race, folder)
+        threads = _by_threads(race, folder, *_marks(bundle)[0])
     finally:
         race.leave(race.workers)
     found = {
@@ -140,8 +141,8 @@ def _run(
     race: _Race, folder: Path, bundle: Bundle, spec: EncoderSpec, grid: Sequence[Shape]
 ) -> dict[str, str]:
     """All at the marks; then all but the slower teachers at every shape; gives the fastest ones."""
-    place = str(folder)
-    _find_fastest(race, place, spec)
+    place, marks = str(folder), _marks(bundle)
+    _find_fastest(race, place, spec, marks)
     ours = [Contender(STUDENT, "onnxruntime", each, place) for each in ("fp32", "int8")]
     ours.append(Contender(STUDENT, "JAX", "fp32", place))
     race.enter([*ours, Contender(STUDENT, "PyTorch", "fp32", place)])
@@ -151,10 +152,11 @@ def _run(
         ("onnxruntime", "int8"),
     )
     race.enter(Contender(SIX, *form, place, six_layers(bundle)) for form in forms)
-    for shape in dict.fromkeys((*MARKS, *grid)):
-        race.run(Task("pieces", *shape))
+    for rows, length in dict.fromkeys((*marks, *grid)):
+        if length <= _longest(bundle):
+            race.run(Task("pieces", rows, length))
     fastest = {
-        f"{rows}x{length}": tables.fastest(race.times, rows, length) for rows, length in MARKS
+        f"{rows}x{length}": tables.fastest(race.times, rows, length) for rows, length in marks
     }
     race.leave(each for each in race.workers if each not in ours)
     for shape in grid:
@@ -163,7 +165,16 @@ def _run(
     return fastest
 
 
-def _find_fastest(race: _Race, place: str, spec: EncoderSpec) -> None:
+def _longest(bundle: Bundle) -> float:
+    """Pieces of the longest row that the student can read."""
+    return bundle.max_length if bundle.kind == "transformer" else math.inf
+
+
+def _marks(bundle: Bundle) -> list[Shape]:
+    return [(rows, int(min(length, _longest(bundle)))) for rows, length in MARKS]
+
+
+def _find_fastest(race: _Race, place: str, spec: EncoderSpec, marks: Sequence[Shape]) -> None:
     """Time the teacher in all runtimes, of which the fastest at each mark stay.
 
     One after the other, as seven of them would fill a small machine's memory.
@@ -172,17 +183,16 @@ def _find_fastest(race: _Race, place: str, spec: EncoderSpec) -> None:
         for precision in precisions:
             race.enter([Contender(TEACHER, runtime, precision, place, spec)])
             entered = [each for each in race.workers if each.how == f"{runtime} {precision}"]
-            for mark in MARKS:
+            for mark in marks:
                 race.run(Task("pieces", *mark), entered)
-            kept = {tables.fastest(race.times, *mark) for mark in MARKS}
+            kept = {tables.fastest(race.times, *mark) for mark in marks}
             race.leave(each for each in race.workers if each.how not in kept)
 
 
-def _by_threads(race: _Race, folder: Path) -> list[dict[str, Any]]:
-    """Pieces a second of each graph, with 1, 2, 4 … threads, in batches of the first mark."""
+def _by_threads(race: _Race, folder: Path, rows: int, length: int) -> list[dict[str, Any]]:
+    """Pieces a second of each graph, with 1, 2, 4 … threads, in batches of this shape."""
     cores = os.cpu_count() or 1
     counts = sorted({*(1 << n for n in range(cores.bit_length()) if 1 << n <= cores), cores})
-    rows, length = MARKS[0]
     task = Task("pieces", rows, length)
     race.enter(
         Contender(STUDENT, "onnxruntime", precision, str(folder), threads=count)

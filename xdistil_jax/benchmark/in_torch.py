@@ -69,11 +69,12 @@ def _encoder(spec: EncoderSpec) -> "torch.nn.Module":
 
 def _bilstm(bundle: Bundle) -> "torch.nn.Module":
     """As a user of PyTorch would write it."""
+    import torch
     from torch import nn
 
     shapes = {path: leaf.shape for path, leaf in bundle.weights.items()}
     (pieces, embed), (both, width) = shapes["embed/table"], shapes["projection/kernel"]
-    from_bilstm = bundle.sizes["head_on"] == "bilstm"
+    from_bilstm, pool = bundle.sizes["head_on"] == "bilstm", bundle.sizes["pool"]
     activation = {"gelu": nn.GELU(approximate="tanh"), "linear": nn.Identity()}
 
     class Student(nn.Module):
@@ -87,7 +88,11 @@ def _bilstm(bundle: Bundle) -> "torch.nn.Module":
             self.head = nn.Linear(*shapes["head/kernel"])
 
         def forward(self, tokens: "torch.Tensor") -> "torch.Tensor":
-            states = self.lstm(self.embed(tokens))[0]
+            states, (last, _) = self.lstm(self.embed(tokens))
+            if pool == "last":
+                states = torch.cat([*last], -1)
+            elif pool == "max":
+                states = states.amax(1)
             return self.head(states if from_bilstm else self.project(states))
 
     return Student()

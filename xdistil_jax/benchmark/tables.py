@@ -45,20 +45,6 @@ def how(time: Mapping[str, Any]) -> str:
     return f"{time['runtime']} {time['precision']}"
 
 
-def ratios(times: Times, rows: int, length: int) -> dict[str, tuple[float | None, float | None]]:
-    """How many times faster the student is, in each of its runtimes.
-
-    Than the teacher in its fastest, and than itself in PyTorch; None where there is no such figure.
-    """
-    there = at(times, rows, length)
-    teacher = min((each["median_ms"] for each in there if each["model"] == TEACHER), default=None)
-    students = {how(each): each["median_ms"] for each in there if each["model"] == STUDENT}
-    torch = students.get("PyTorch fp32")
-    return {
-        name: (teacher and teacher / own, torch and torch / own) for name, own in students.items()
-    }
-
-
 def _sizes(found: Mapping[str, Any]) -> str:
     student, teacher, six = (found[name] for name in (STUDENT, TEACHER, SIX))
     rows = [
@@ -97,9 +83,11 @@ def _own_form(found: Mapping[str, Any], shapes: Sequence[tuple[int, int]]) -> st
     """The student against itself in PyTorch."""
     parts = []
     for shape in shapes:
-        for name, (_, own) in ratios(found["times"], *shape).items():
-            if own is not None and not name.startswith("PyTorch"):
-                parts.append(f"{name} {own:.1f}× at {_name(shape)}")
+        there = [each for each in at(found["times"], *shape) if each["model"] == STUDENT]
+        known = {how(each): each["median_ms"] for each in there}
+        peer = known.pop("PyTorch fp32", None)
+        if peer is not None:
+            parts += [f"{name} {peer / own:.1f}× at {_name(shape)}" for name, own in known.items()]
     if not parts:
         return "PyTorch is not installed: the student's own form there was not timed."
     return f"Times faster than the student's own form in PyTorch: {', '.join(parts)}."

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -110,6 +111,8 @@ def _serve(pipe: Connection, contender: "Contender") -> None:
     """In the contender's process: load it, and time what is asked for."""
     # All are timed on the CPU, where students are deployed; set before JAX is imported.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # Ctrl-C reaches us too; the command is told, and closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         from xdistil_jax.benchmark.runtimes import prepare
 
