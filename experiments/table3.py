@@ -46,7 +46,7 @@ LABELS = ("D0", "D0-S")
 BEST = {"D0": 4.0, "D0-S": 4.0, "D1": 2.0, "D3.1": 2.0, "D3.2": 2.0, "D4.1": 1.0, "D4.2": 2.0}
 """The best factors of the learning rates, on dev, of the three that `--size tried` tries.
 
-D0 trains on labels alone, too, and has that of D0-S. The other rates of ten languages are their own.
+D0 trains on labels alone, too, and has D0-S's. The other rates of ten languages are their own.
 """
 ENGLISH = varied(english.experiment, run={"latency": False})
 TEXT = varied(ENGLISH, data={"unlabelled_root": ""})
