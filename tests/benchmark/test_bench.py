@@ -26,6 +26,10 @@ TINY = EncoderSpec(40, 8, 2, 2, 16, positions=70, classes=len(TAGS))
 
 def exported(folder, spec=None, **changes):
     save_toy(folder, spec, **changes)
+    return with_graphs(folder)
+
+
+def with_graphs(folder):
     bundle = load_bundle(folder)
     for name, graph in GRAPHS.items():
         save_graph(graph(bundle), folder / name)
@@ -125,9 +129,8 @@ def test_batches_are_no_longer_than_a_transformer_reads(tmp_path, checkpoint, mo
         TOKENIZER.vocab_size, 8, 2, 2, 16, positions=MAX_LENGTH, classes=len(TAGS), stacked=False
     )
     folder = tmp_path / "student"
-    bundle, _ = saved(folder, TransformerSpec(encoder, imitates=()))
-    for name, graph in GRAPHS.items():
-        save_graph(graph(bundle), folder / name)
+    saved(folder, TransformerSpec(encoder, imitates=()))
+    with_graphs(folder)
     found = bench.bench(folder, teacher=checkpoint, grid=((1, 8), (1, 64)))
     of_pieces = {task.length for _, task in _Worker.log if task.kind == "pieces"}
     assert of_pieces == {8, MAX_LENGTH}
