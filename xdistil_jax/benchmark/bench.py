@@ -57,14 +57,14 @@ def bench(
     ``bench.json`` is written, and the model card's section on latency.
 
     Raises:
-        BundleError: if there is no whole student.
-        ValueError: if it has no graphs, or for a teacher that isn't known.
+        BundleError: if the student there is damaged.
+        ValueError: if no student was exported there, or for a teacher that isn't known.
     """
     folder = Path(folder)
-    bundle = load_bundle(folder)
     for name in GRAPHS.values():
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: give a folder that xdistil export wrote")
+    bundle = load_bundle(folder)
     spec = teacher_spec(teacher, len(bundle.tagset))
     race = _Race(seconds, say)
     try:
