@@ -3,13 +3,16 @@
 import json
 import random
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 import transformers
 
-from xdistil_jax import DataSpec, RunConfig, TeacherConfig, cli, finetune
+from tests.started import launch
+from xdistil_jax import DataSpec, RunConfig, TeacherConfig, cli, finetune, trees
+from xdistil_jax import pretrain as pretraining
 from xdistil_jax.data.corpus import CorpusError
 from xdistil_jax.data.tokenizer import load_tokenizer
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
@@ -146,6 +149,24 @@ def test_going_on_from_a_checkpoint_begins_where_it_ended(text, made, tmp_path):
     assert again.fingerprint == load_tokenizer(before).fingerprint
 
 
+def test_going_on_with_another_vocabulary_keeps_what_it_knows(made, tmp_path):
+    """Pieces that both have keep their vectors; the bias of each piece begins anew."""
+    before, _ = made
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Zebra", "wohnt", "in"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    tokenizer = load_tokenizer(tmp_path / "vocab.txt")
+    config = TeacherConfig(checkpoint=str(before), max_length=8)
+    spec, params = pretraining._start(config, tokenizer)
+    assert (spec.vocab_size, spec.positions) == (len(pieces), 16)
+    np.testing.assert_array_equal(params["head"]["bias"], np.zeros(len(pieces)))
+    _, theirs = load_masked_lm(before, key=jax.random.key(0))
+    for word in ("wohnt", "in"):
+        [own], [their] = _pieces(tokenizer, word), _pieces(load_tokenizer(before), word)
+        np.testing.assert_array_equal(
+            params["embed"]["table"][own], theirs["embed"]["table"][their]
+        )
+
+
 def test_transformers_load_it(made):
     pytest.importorskip("torch")
     out, report = made
@@ -206,6 +227,41 @@ def test_eight_devices_are_as_good_as_one(text, short, tmp_path, monkeypatch):
         assert one["held_out/mlm"] == pytest.approx(other["held_out/mlm"], abs=1e-3)
         if "train/mlm" in one:
             assert one["train/mlm"] == pytest.approx(other["train/mlm"], abs=1e-3)
+
+
+FLAGS = (
+    "--teacher.width 32 --teacher.layers 1 --teacher.heads 2 --teacher.feed-forward 32 "
+    "--teacher.vocab-size 120 --teacher.max-length 8 --teacher.dropout 0 "
+    "--teacher.token-budget 512 --teacher.recipe.schedule.peak 1e-2 "
+    "--teacher.recipe.schedule.decay cosine --teacher.recipe.schedule.weight-decay 0 "
+    "--teacher.recipe.schedule.warmup 0.1 --teacher.recipe.stop.epochs 2 "
+    "--teacher.recipe.stop.evaluations 0.1 --teacher.recipe.stop.patience 9 "
+    "--run.buckets 1 --run.steps-per-call 4 --run.save-every-s 0"
+)
+
+
+@pytest.mark.slow
+def test_several_processes_are_as_good_as_one(text, short, tmp_path):
+    """By the command, stopped in between: one teacher, made by both, held by the first."""
+    out = tmp_path / "x"
+    command = ("pretrain", "--out", out, "--data.unlabelled-root", text, *FLAGS.split())
+    again = partial(launch, "xdistil_jax", 2, *command, compiled=tmp_path / "compiled")
+    code, said = again("--run.stop-after-s", 1e-9)
+    assert code != 0
+    assert "saved; repeat the command to go on" in said
+    assert not (out / "config.json").exists()
+    code, said = again()
+    assert code == 0, said
+    for one, other in zip(records(out), records(short[0]), strict=True):
+        assert one["pieces"] == other["pieces"]
+        assert one["held_out/mlm"] == pytest.approx(other["held_out/mlm"], abs=1e-3)
+    assert load_tokenizer(out).fingerprint == load_tokenizer(short[0]).fingerprint
+    spec, params = load_masked_lm(out, key=jax.random.key(0))
+    theirs, alone = load_masked_lm(short[0], key=jax.random.key(0))
+    assert spec == theirs
+    wanted = dict(trees.leaves(alone))
+    for path, leaf in trees.leaves(params):
+        np.testing.assert_allclose(leaf, wanted[path], atol=2e-3, err_msg=path)
 
 
 def test_a_finished_one_is_found(text, short):
