@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,13 +14,17 @@ from xdistil_jax import (
     Recipe,
     RunConfig,
     Schedule,
+    Session,
     StopRule,
     StudentConfig,
     TeacherConfig,
     Tuning,
     cli,
+    finetune,
+    load_corpus,
     load_test,
     pipeline,
+    student,
 )
 from xdistil_jax.classification import takes_pairs
 from xdistil_jax.data.readers import PAIR, Sentence
@@ -161,6 +166,32 @@ def checkpoint(tmp_path_factory):
     )
     tokenizer.save(folder)
     return str(folder)
+
+
+def test_a_second_text_is_told_apart_in_training_and_after(tmp_path, checkpoint, monkeypatch):
+    """By the teacher, fine-tuned and used, and by a student that is a checkpoint's encoder."""
+    trained = []
+
+    def at_once(session, folder, spec, params, *rest, **options):
+        trained.append(getattr(spec, "encoder", spec))
+        return SimpleNamespace(params=params)
+
+    monkeypatch.setattr(finetune, "train_plan", at_once)
+    monkeypatch.setattr(student, "train_plan", at_once)
+    files = {
+        name: write(tmp_path / f"{name}.tsv", PAIRED[first::2])
+        for first, name in enumerate(("train", "dev"))
+    }
+    made = experiment(tmp_path / "runs", "D0-S", kind="transformer", checkpoint=checkpoint)
+    data = DataSpec(task="classification", train=files["train"], dev=files["dev"])
+    teacher = dataclasses.replace(made.teacher, checkpoint=checkpoint)
+    session = Session.start(dataclasses.replace(made, data=data, teacher=teacher))
+    corpus = load_corpus(data)
+    found = finetune.prepare_teacher(session, corpus)
+    _, ours = student.distil(session, corpus, found)
+    ends = [found.tokenizer.sep_id, ours.tokenizer.sep_id]
+    assert [spec.separator for spec in trained] == ends
+    assert [found.spec.separator, ours.spec.encoder.separator] == ends
 
 
 SMALL = (
