@@ -17,11 +17,10 @@ import full as paper
 import latency
 from table3 import TEXT
 
-from xdistil_jax import Experiment
+from xdistil_jax import Experiment, markdown
 from xdistil_jax.benchmark.bench import MARKS, bench
 from xdistil_jax.benchmark.subjects import RUNTIMES, STUDENT, TEACHER, Contender, teacher_spec
 from xdistil_jax.benchmark.turns import Task, Worker, summary, take_turns
-from xdistil_jax.deploy.card import table
 from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
 from xdistil_jax.study import Study, Variant, varied
 
@@ -80,7 +79,7 @@ def time_sizes(folder: Path, seconds: float) -> None:
     cells = [
         f"{each}{what}" for each in shapes for what in (", fp32", ", int8", ", times", ", paper")
     ]
-    print(table(["E", "H", "parameters", *cells], []))
+    print(markdown.table(["E", "H", "parameters", *cells], []))
     for (embed, hidden), (_, *published) in PAPER.items():
         place = str(places[embed, hidden])
         students = [
@@ -92,7 +91,7 @@ def time_sizes(folder: Path, seconds: float) -> None:
             times(students + teachers, seconds), published, strict=True
         ):
             row += [f"{fp32:.2f}", f"{int8:.2f}", f"{min(theirs) / int8:.0f}×", f"{paper_said}×"]
-        print("| " + " | ".join(row) + " |", flush=True)
+        print(markdown.line(row), flush=True)
         for each in students:
             each.close()
     for each in teachers:

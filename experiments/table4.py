@@ -13,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+from xdistil_jax.markdown import table
+
 PAPER = {
     "logit/head": "0.0",
     "logit/projection": "2.9",
@@ -45,9 +47,8 @@ def main() -> None:
     if not path.is_file():
         sys.exit(f"{path} is not there: give the folder of a run that has begun")
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    print("| step | dev F1 | paper |\n|---|---:|---:|")
-    for name, f1 in kept_f1(records).items():
-        print(f"| {name} | {f1:.1f} | {PAPER.get(name, '—')} |")
+    rows = [[name, f"{f1:.1f}", PAPER.get(name, "—")] for name, f1 in kept_f1(records).items()]
+    print(table(["step", "dev F1", "paper"], rows))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ RANKS = {
     "bucket": -2,
     **dict.fromkeys(("storage", "chains"), -1),
     **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation", "weights"), 0),
+    "markdown": 0,
     **dict.fromkeys(("launch", "chips"), 0),
     **dict.fromkeys(("trees", "scoring", "sizes"), 1),
     **dict.fromkeys(("sharding", "hosts"), 2),

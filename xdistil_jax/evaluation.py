@@ -20,6 +20,7 @@ from xdistil_jax.report.classes import AnyScores, read_scores, score_classes
 from xdistil_jax.report.compare import count_sentences, count_texts, counts_path, write_counts
 from xdistil_jax.report.metrics import retention, score
 from xdistil_jax.report.notes import leaks, notes
+from xdistil_jax.report.versions import versions
 from xdistil_jax.session import ByLanguage, Ensemble, Given, Session, Trained
 from xdistil_jax.sharding import is_spread
 from xdistil_jax.tagging import tag
@@ -115,7 +116,7 @@ def report_run(
             test_readings=readings,
             seed=session.experiment.run.seed,
             configuration=settings(session.experiment),
-            versions=page.versions(),
+            versions=versions(),
             latency=latency,
             notes=[*notes(corpus, figures, session.experiment.run.decoding), *session.notes],
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xdistil_jax.benchmark.subjects import SIX, STUDENT, TEACHER
-from xdistil_jax.deploy.card import table
+from xdistil_jax.markdown import table
 
 _HEADING = "## Sizes and latency"
 Times = Sequence[Mapping[str, Any]]

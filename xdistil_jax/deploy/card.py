@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from xdistil_jax import markdown
 from xdistil_jax.deploy.calibration import Calibration
 
 Scores = Mapping[str, Mapping[str, float | None]]
@@ -158,7 +159,7 @@ def figures(facts: Facts) -> str:
     for title, scores in (("words", facts.words), ("raw text", facts.text)):
         names = list(dict.fromkeys(name for each in scores.values() for name in each))
         rows = [[name, *(_number(each.get(name)) for each in scores.values())] for name in names]
-        parts += ["", f"### On {title}", "", table(["", *scores], rows)]
+        parts += ["", f"### On {title}", "", markdown.table(["", *scores], rows)]
     off = ", ".join(f"{name} {value:.1e}" for name, value in facts.differences.items())
     parts += ["", f"Largest difference of a logit from the student in JAX: {off}."]
     if facts.faults:
@@ -178,12 +179,12 @@ def sizes(facts: Facts) -> str:
         [
             "## Sizes and latency",
             "",
-            table(["file", "MB"], rows),
+            markdown.table(["file", "MB"], rows),
             "",
             "Median milliseconds from pieces to logits by onnxruntime, rows × pieces, on "
             f"{facts.machine}:",
             "",
-            table(["", *shapes], timed),
+            markdown.table(["", *shapes], timed),
         ]
     )
 
@@ -282,7 +283,7 @@ def calibration(found: Calibration) -> str:
         "The expected calibration error there, in percent, in 15 bins, without and with it:"
     )
     head = ("", "answers", "without", "with")
-    return "\n\n".join(["## What scores mean", said, table(head, shown)])
+    return "\n\n".join(["## What scores mean", said, markdown.table(head, shown)])
 
 
 def more(facts: Facts) -> str:
@@ -295,9 +296,3 @@ SECTIONS = (about, training, figures, more, sizes, use, limits)
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the first column to the left, the others to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
+from xdistil_jax import markdown
 from xdistil_jax.report.classes import AnyScores, read_scores
 from xdistil_jax.report.compare import Comparison
 from xdistil_jax.report.metrics import retention
@@ -108,9 +109,8 @@ def table(
     lines = [[*_HEAD, *codes], *_teachers(found, codes)]
     lines += [_row(name, every, paper.get(name, ""), codes) for name, every in found.items()]
     used = [i for i in range(len(lines[0])) if any(line[i] != _NONE for line in lines[1:])]
-    rows = ["| " + " | ".join(line[i] for i in used) + " |" for line in lines]
-    ruler = "|" + "|".join("---" if i == 0 else "---:" for i in used) + "|"
-    return "\n".join([rows[0], ruler, *rows[1:]])
+    head, *rows = ([line[i] for i in used] for line in lines)
+    return markdown.table(head, rows)
 
 
 def _teachers(found: Mapping[str, Sequence[Finding]], codes: Sequence[str]) -> list[list[str]]:

@@ -1,13 +1,12 @@
 """The report as text: a table for the terminal, a Markdown page; pure functions of figures."""
 
 import json
-import platform
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from importlib import metadata
 from itertools import chain
 from typing import Any, NamedTuple
 
+from xdistil_jax import markdown
 from xdistil_jax.report.classes import AnyScores, read_scores
 
 Line = list[str]
@@ -18,10 +17,6 @@ _MODELS_SIDE_BY_SIDE = 5
 _NONE = "—"
 _PROGRAMS_SHOWN = 12
 _REQUIRED = ("title", "split", "test_readings", "seed", "models", "configuration", "versions")
-_PACKAGES = (
-    *("xdistil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers"),
-    *("transformers", "datasets", "seqeval", "safetensors", "tensorboardX", "Faker", "Babel"),
-)
 
 
 class Row(NamedTuple):
@@ -244,16 +239,6 @@ def compilations(*reports: Mapping[str, Any]) -> str:
     )
 
 
-def _markdown(header: Line, lines: Sequence[Line]) -> str:
-    """A Markdown table: the first column to the left, figures to the right."""
-
-    def row(cells: Line) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = "|---|" + "---:|" * (len(header) - 1)
-    return "\n".join([row(header), rule, *map(row, lines)])
-
-
 def _details(rows: Sequence[Row]) -> list[str]:
     """All figures of each model, by language and by type or class."""
     parts = []
@@ -264,7 +249,7 @@ def _details(rows: Sequence[Row]) -> list[str]:
             for name, values, support, count in details
         ]
         parts += [f"## {heading}"] * (not parts)
-        parts.append(f"### {row.name}\n\n{_markdown(['', *names], lines)}")
+        parts.append(f"### {row.name}\n\n{markdown.table(['', *names], lines)}")
     return parts
 
 
@@ -284,7 +269,7 @@ def _latency(latency: Mapping[str, Any]) -> str:
     header = ["batch × length", "teacher ms", "p90", "student ms", "p90", "ratio of medians"]
     return (
         "## Latency\n\nForward passes on the same batches, compile time excluded.\n\n"
-        + _markdown(header, lines)
+        + markdown.table(header, lines)
     )
 
 
@@ -312,39 +297,21 @@ def render(report: Mapping[str, Any]) -> str:
     explained = rows[0].scores.explained if rows else ""
     parts = [f"# {report['title']}", _provenance(report, explained), *report.get("notes", ())]
     parts += [
-        _markdown(header, _languages(scores, _zero_shot(rows)) + _summary(rows)),
+        markdown.table(header, _languages(scores, _zero_shot(rows)) + _summary(rows)),
         _undefined(scores),
     ]
     if _unseen(rows):
         parts += [
             "## Sentences in neither train nor transfer",
-            _markdown(header, _languages(unseen, _zero_shot(rows)) + _unseen(rows)),
+            markdown.table(header, _languages(unseen, _zero_shot(rows)) + _unseen(rows)),
             _undefined(unseen),
         ]
     if report.get("latency"):
         parts.append(_latency(report["latency"]))
     parts += _details(rows)
     if lines := _programs([report]):
-        parts += ["## Compilations", _markdown(_PROGRAMS_HEADER, lines)]
+        parts += ["## Compilations", markdown.table(_PROGRAMS_HEADER, lines)]
     for heading in ("configuration", "versions"):
         text = json.dumps(report[heading], indent=2, ensure_ascii=False)
         parts.append(f"## {heading.capitalize()}\n\n```json\n{text}\n```")
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def versions() -> dict[str, Any]:
-    """Versions of Python and of the packages, the platform and the devices of this process."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    found = {"python": platform.python_version(), "platform": platform.platform(), **packages}
-    try:
-        import jax
-    except ImportError:
-        return found
-    kinds = [device.device_kind for device in jax.devices()]
-    devices = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-    return found | {"backend": jax.default_backend(), "devices": devices}
