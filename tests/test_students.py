@@ -16,13 +16,12 @@ from xdistil_jax import (
     Sentence,
     StudentConfig,
     Tagger,
-    Tuning,
     load_corpus,
     pipeline,
     trees,
 )
-from xdistil_jax.alignment import Target, find_target, imitated_layers
-from xdistil_jax.configs import STUDENTS, TeacherConfig, student_config
+from xdistil_jax.alignment import Target
+from xdistil_jax.configs import STUDENTS, student_config
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
 from xdistil_jax.labels import TagSet
@@ -32,7 +31,6 @@ from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import abstract_params, build
 from xdistil_jax.models.transformer import TransformerSpec
 from xdistil_jax.report.metrics import score
-from xdistil_jax.session import Ensemble, Trained
 from xdistil_jax.students import (
     deployed,
     own_tokenizer,
@@ -344,44 +342,6 @@ def test_a_student_of_other_sizes_is_refused(tmp_path):
         sized(wrong)
 
 
-# --- layers ----------------------------------------------------------------------------------
-
-DEEP = EncoderSpec(50, 12, 4, 2, 16)
-
-
-@pytest.mark.parametrize(
-    ("teacher", "layers", "align", "expected"),
-    [
-        ({}, 2, "one", (4,)),
-        ({"layer": 3}, 2, "one", (3,)),
-        ({}, 2, "top", (4, 3, 2)),
-        ({}, 4, "top", (4, 3, 2, 1, 0)),
-        ({}, 9, "top", (4, 3, 2, 1, 0)),
-        ({"layer": 3}, 1, "top", (3, 2)),
-        ({"hidden_layers": (4, 1, 0)}, 2, "one", (4, 1, 0)),
-    ],
-)
-def test_layers_are_aligned_from_the_top(teacher, layers, align, expected):
-    config = dataclasses.replace(TINY, layers=layers, align=align)
-    found = imitated_layers(TeacherConfig(**teacher), config, DEEP)
-    assert found == tuple(DEEP.hidden_names[number] for number in expected)
-
-
-@pytest.mark.parametrize(
-    ("teacher", "student", "message"),
-    [
-        ({"layer": 5}, TINY, "teacher.layer is 5; the teacher has layers 1 to 4"),
-        ({"hidden_layers": (4, 5)}, TINY, "teacher.hidden_layers is 5; .*0: the embeddings"),
-        ({"hidden_layers": (4, 4)}, TINY, "one is there twice"),
-        ({}, StudentConfig(align="top"), "a BiLSTM imitates the layers that teacher.hidden_layers"),
-        ({"hidden_layers": (4,)}, dataclasses.replace(TINY, align="top"), "without teacher.hidden"),
-    ],
-)
-def test_layers_that_are_not_there_are_named(teacher, student, message):
-    with pytest.raises(ValueError, match=message):
-        imitated_layers(TeacherConfig(**teacher), student, DEEP)
-
-
 # --- runs ------------------------------------------------------------------------------------
 
 DATA = DataSpec(synthetic=True, languages=("de",), train_limit=60)
@@ -469,35 +429,6 @@ def test_a_checkpoint_with_another_tokenizer_is_distilled_and_starts_the_next(ou
     found = pipeline.run(run_of(out, "logit-ce", student=second), say=said.append)
     assert [line for line in said if f"starts from {first.folder}" in line]
     assert found.folder != first.folder
-
-
-@pytest.mark.parametrize(
-    ("student", "message"),
-    [
-        (StudentConfig(), "stage 'repr' needs attention, and a bilstm has none"),
-        (SMALL, "needs the teacher's attention, and deberta-v2 doesn't tell it"),
-    ],
-)
-def test_attention_that_is_not_there_is_refused(student, message):
-    spec = DebertaSpec(60, 16, 1, 2, 32, classes=2, family="deberta-v2")
-    teacher = Trained(spec, {}, TOKENIZER, TAGS, 24, layers=("layer_1",))
-    with pytest.raises(ValueError, match=message):
-        find_target(Experiment(student=student, tuning=Tuning(attention=1.0)), teacher)
-    assert find_target(Experiment(student=student), teacher) == Target(16, ("layer_1",))
-
-
-def test_attention_comes_from_the_topmost_layers():
-    teacher = Trained(DEEP, {}, TOKENIZER, TAGS, 24, layers=("layer_4",))
-    experiment = Experiment(student=TINY, tuning=Tuning(attention=1.0))
-    found = find_target(experiment, teacher)
-    assert found.attends == ("layer_4", "layer_3")
-    assert sized(TINY, found).attends == found.attends
-    terms = {stage.name: [t.loss for t in stage.terms] for stage in experiment.plan()}
-    assert terms["repr"] == ["repr", "attention"]
-    assert terms["ce/head"] == ["ce"]
-    both = Ensemble((teacher, teacher), {"": (0.5, 0.5)}, "x")
-    with pytest.raises(ValueError, match="takes a single teacher that is a model"):
-        find_target(experiment, both)
 
 
 def test_names_lead_to_students():
