@@ -17,7 +17,7 @@ from tests.models.references.make import LABELS, random_batch, random_model, run
 from xdistil_jax.models.checkpoints import load_encoder
 from xdistil_jax.models.encoder import EncoderSpec, parameter_shapes
 from xdistil_jax.models.functional import build
-from xdistil_jax.models.layers import unstack_layers
+from xdistil_jax.models.layers import stack_layers, unstack_layers
 from xdistil_jax.trees import assign, leaves
 
 SPEC = EncoderSpec(61, 32, 2, 4, 64, positions=16, classes=5)
@@ -93,6 +93,12 @@ def test_stacked_equals_unstacked_with_and_without_dropout():
         one = forward(SPEC, PARAMS, tokens, lengths, types, key=key)
         other = forward(single, unstack_layers(PARAMS), tokens, lengths, types, key=key)
         assert_close(one, other, lengths, 1e-5)
+
+
+def test_stacking_is_undone_by_unstacking():
+    there_and_back = stack_layers(unstack_layers(PARAMS))
+    assert jax.tree.structure(there_and_back) == jax.tree.structure(PARAMS)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), there_and_back, PARAMS))
 
 
 @settings(max_examples=25, deadline=None)

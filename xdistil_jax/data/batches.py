@@ -100,6 +100,11 @@ class Buckets:
             raise ValueError(f"a row of {lengths.max()} pieces; the widest bucket is {self.widths}")
         return np.searchsorted(self.widths, lengths).astype(np.int64)
 
+    def padding(self, lengths: Int[np.ndarray, "R"]) -> float:
+        """Padding as a share of the real tokens."""
+        slots = np.asarray(self.widths)[self.of(lengths)].sum()
+        return float(slots / lengths.sum() - 1)
+
 
 class Source(NamedTuple):
     """Rows to draw from, with their lengths and, for each, how often an epoch sees it."""

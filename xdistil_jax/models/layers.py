@@ -63,6 +63,19 @@ def _sinusoids(count: int, width: int) -> Float[Array, "P D"]:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :width]
 
 
+def stack_layers(params: Mapping[str, Any]) -> Params:
+    """Parameters of an unstacked encoder -> those of the stacked one, on the host.
+
+    A layer that is built otherwise than the last one stays by itself.
+    """
+    names = sorted((n for n in params if n.startswith("layer_")), key=lambda n: int(n[6:]))
+    same = [
+        n for n in names if jax.tree.structure(params[n]) == jax.tree.structure(params[names[-1]])
+    ]
+    stacked = jax.tree.map(lambda *parts: np.stack(parts), *(params[name] for name in same))
+    return {**{n: tree for n, tree in params.items() if n not in same}, "layers": stacked}
+
+
 def unstack_layers(params: Mapping[str, Any]) -> Params:
     """Parameters of a stacked encoder -> those of the unstacked one."""
     others = {name: tree for name, tree in params.items() if name != "layers"}
