@@ -1,6 +1,7 @@
 """Emulators of GCS and S3 on loopback; as a program, one of several hosts that share a bucket.
 
     python -m tests.buckets run|cache URL SCRATCH [PROCESS DEATH]
+    python -m tests.buckets pretrain URL SCRATCH TEXT
 
 Each process has a scratch folder of its own, as if it were on another machine. ``PROCESS`` dies,
 in a run by SIGKILL after ``DEATH`` calls, in a cache when it touches its files so many times.
@@ -12,13 +13,16 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import jax
 
 from tests.distill import across
 from tests.teacher.across import TEXT
 from tests.teacher.toys import build_toy, kill_at, make_store
+from tests.test_pretrain import small
 from xdistil_jax import hosts, storage
+from xdistil_jax.pretrain import pretrain
 
 
 @contextmanager
@@ -70,17 +74,20 @@ NEEDS = {"gs": ("gcsfs", "gcp_storage_emulator"), "s3": ("s3fs", "moto", "flask"
 
 
 def main(what: str, url: str, scratch: str, *death: str) -> None:
-    """The toy run, or the toy cache, in this process."""
+    """The toy run, the toy cache, or a teacher of few steps, in this process."""
     os.environ["XDISTIL_SCRATCH"] = f"{scratch}/{jax.process_index()}"
+    if what == "pretrain":
+        pretrain(small(death[0], url, epochs=2), say=partial(print, file=sys.stderr))
+        return
     folder = storage.start(url, writes=True)
     if what == "run":
-        return across.run(folder, *map(int, death))
+        across.run(folder, *map(int, death))
+        return
     if death and int(death[0]) == jax.process_index():
         kill_at(int(death[1]), str(folder / "cache"))
     store = make_store(TEXT)
     cache = build_toy(folder / "cache", store, devices=len(jax.devices()), shard_bytes=6_000)
     assert len(cache.rows) == store.rows
-    return None
 
 
 if __name__ == "__main__":

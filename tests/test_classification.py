@@ -31,6 +31,7 @@ from xdistil_jax.data.readers import PAIR, Sentence
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle
 from xdistil_jax.deploy.classifier import Classifier
+from xdistil_jax.distill.feed import collate
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.labels import ClassSet, LabelMap, TagSet
 from xdistil_jax.models.checkpoints import save_encoder
@@ -40,6 +41,7 @@ from xdistil_jax.report.classes import ClassScores
 from xdistil_jax.text import words_of
 
 LANGUAGES = ("de", "en", "ru")
+ENCODER = {"kind": "transformer", "projection": "gelu"}
 
 
 def recipe(peak, steps):
@@ -59,7 +61,7 @@ def experiment(out, strategy="D4.1", **student):
             width=16, layers=1, heads=2, feed_forward=32, vocab_size=400, max_length=16,
             dropout=0.0, min_f1=50.0, recipe=recipe(1e-2, 150),
         ),
-        student=StudentConfig(embed=8, hidden=8, projection="linear", **student),
+        student=StudentConfig(**{"embed": 8, "hidden": 8, "projection": "linear", **student}),
         tuning=Tuning(
             repr=recipe(1e-2, 40), logit=recipe(1e-2, 80), ce=recipe(5e-3, 40),
             joint=recipe(1e-2, 80),
@@ -135,11 +137,31 @@ def test_a_second_run_finds_everything(finished, out):
         pytest.param("D2", {"pooling": "max"}, marks=pytest.mark.slow),
         pytest.param("D4.2", {"pooling": "max"}, marks=pytest.mark.slow),
         pytest.param("logit-kl-ce", {"vocab_size": 150}, marks=pytest.mark.slow),
+        pytest.param(
+            "D4.1", {**ENCODER, "layers": 1, "width": 8, "heads": 2}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_other_strategies_and_students(finished, out, strategy, student):
     result = pipeline.run(experiment(out, strategy, **student))
     assert result.dev["student"].mean > 60
+    dev = load_corpus(experiment("").data).dev
+    found = Classifier.load(result.folder)([" ".join(sentence.words) for sentence in dev])
+    right = [one.label == each.tags[0] for one, each in zip(found, dev, strict=True)]
+    assert 100 * np.mean(right) == pytest.approx(result.dev["student"].overall.accuracy, abs=0.5)
+
+
+def test_of_a_whole_text_the_state_of_cls_is_imitated(finished, out):
+    made = experiment(out)
+    session, corpus = Session.start(made), load_corpus(made.data)
+    teacher = finetune.prepare_teacher(session, corpus)
+    text = student.encode_text(session, corpus, teacher)
+    cache = student.cache_teacher(session, text, teacher)
+    rows, everyone = text.transfer[None, :6], np.zeros(6, bool)
+    batch = collate(text.ours, rows, 16, everyone, words_only=cache.words_only)
+    assert batch.lengths.min() > 3
+    np.testing.assert_array_equal(batch.repr_mask, np.arange(16) == np.zeros((1, 6, 1)))
+    np.testing.assert_array_equal(batch.logit_mask, batch.repr_mask)
 
 
 PAIRED = [
@@ -182,7 +204,7 @@ def test_a_second_text_is_told_apart_in_training_and_after(tmp_path, checkpoint,
         name: write(tmp_path / f"{name}.tsv", PAIRED[first::2])
         for first, name in enumerate(("train", "dev"))
     }
-    made = experiment(tmp_path / "runs", "D0-S", kind="transformer", checkpoint=checkpoint)
+    made = experiment(tmp_path / "runs", "D0-S", **ENCODER, checkpoint=checkpoint)
     data = DataSpec(task="classification", train=files["train"], dev=files["dev"])
     teacher = dataclasses.replace(made.teacher, checkpoint=checkpoint)
     session = Session.start(dataclasses.replace(made, data=data, teacher=teacher))

@@ -45,6 +45,16 @@ def test_every_row_of_a_table_builds_and_prints_its_plan(file):
         assert study.title.startswith(f"Table {file.stem.removeprefix('table')}")
 
 
+def test_equal_pieces_are_equal():
+    """The transfer set has the text of the labelled one, and an epoch of a joint stage both."""
+    same = load_file(str(FOLDER / "table3.py"))["same"]
+    for row in same.variants:
+        both = [0.0 < stage.labelled_fraction < 1.0 for stage in row.experiment.plan()]
+        epochs = [stage.stop.epochs for stage in row.experiment.plan()]
+        seen = sum(n * (1 + each) for n, each in zip(epochs, both, strict=True))
+        assert seen == pytest.approx(9.25), row.name
+
+
 def test_the_curve_of_table_4_is_that_of_the_parameters_kept():
     records = [
         {"stage_name": "logit/head", "watched": 0.9, "dev/f1": 0.1},
@@ -55,6 +65,13 @@ def test_the_curve_of_table_4_is_that_of_the_parameters_kept():
     ]
     kept = load_file(str(FOLDER / "table4.py"))["kept_f1"](records)
     assert kept == pytest.approx({"logit/head": 20, "ce/head": 60})
+
+
+def test_text_is_chosen_by_its_worth_as_far_as_there_is_room():
+    best = load_file(str(FOLDER / "choose_text.py"))["best"]
+    assert best([0.1, 0.9, 0.5, 0.9], [1, 4, 3, 2], 9) == [1, 2, 3]
+    assert best([0.1, 0.9, 0.5, 0.9], [1, 4, 3, 2], 8) == [1, 3]
+    assert best([0.5, 0.5], [2, 2], 3) == [0]
 
 
 def test_the_table_lists_every_file():

@@ -94,3 +94,8 @@ time.sleep(1e6)"""
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name), 0)
+
+
+def test_no_process_is_no_run():
+    with pytest.raises(ValueError, match="--processes is 0: expected 1 or more"):
+        started("", processes=0)

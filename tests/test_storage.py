@@ -363,3 +363,17 @@ def test_hosts_without_a_common_disk_train_one_student(machines, tmp_path):
     [whole] = (tmp_path / "whole" / "0").glob("*/records.json")
     [rest] = (tmp_path / "after" / "0").glob("*/records.json")
     assert len(json.loads(rest.read_text())) < len(json.loads(whole.read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("emulated", ["gs"], indirect=True)
+def test_hosts_without_a_common_disk_pretrain_one_teacher(machines, tmp_path):
+    """And find it from other, empty disks."""
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "de.txt").write_text("".join(f"Anna wohnt in Haus {n}\n" for n in range(300)))
+    for disks, trained in (("first", True), ("second", False)):
+        code, said = both("pretrain", machines.url, tmp_path / disks, text)
+        assert code == 0, said
+        assert ("pretraining in" in said) == trained
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= machines.there()

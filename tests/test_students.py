@@ -243,6 +243,42 @@ def test_the_lowest_layers_of_a_checkpoint_will_do(published):
             np.testing.assert_array_equal(leaf, flat(theirs[name])[path], err_msg=path)
 
 
+def test_the_teachers_table_may_take_the_place_of_the_checkpoints(published):
+    """As the third version of the code does: ``--compress_word_embedding`` and a checkpoint."""
+    config = StudentConfig(kind="transformer", checkpoint=str(published), width=16, layers=2)
+    spec = sized(config)
+    own = flat(started(config, spec)[1])
+    teachers = np.random.default_rng(0).standard_normal((TOKENIZER.vocab_size, 24), np.float32)
+    changed = dataclasses.replace(config, embedding="pca")
+    found = flat(started(changed, spec, teachers)[1])
+    centred = teachers - teachers.mean(0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:16]
+    table = centred @ directions.T
+    expected = table * (spec.encoder.initializer / table.std())
+    signs = np.sign((found["embed/table"] * expected).sum(0))
+    np.testing.assert_allclose(found["embed/table"], expected * signs, atol=1e-5)
+    drawn = flat(started(dataclasses.replace(config, embedding="random"), spec)[1])
+    assert np.abs(drawn["embed/table"] - own["embed/table"]).max() > 0.01
+    for path in own.keys() - {"embed/table"}:
+        np.testing.assert_array_equal(found[path], own[path], err_msg=path)
+        np.testing.assert_array_equal(drawn[path], own[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"checkpoint": "any", "embedding": "projected", "layers": 1}, "a table of its own width"),
+        ({"checkpoint": "any", "embedding": "pca", "layers": 1}, r"student.width is 0.*to know it"),
+        ({"layers": 1, "head_on": "bilstm"}, r"student.head_on is bilstm.* a BiLSTM's"),
+        ({"layers": 1, "projection": "linear"}, "student.projection is linear"),
+        ({"layers": 1, "pooling": "max"}, "student.pooling is max"),
+    ],
+)
+def test_choices_that_a_transformer_has_not_are_refused(choices, said):
+    with pytest.raises(ValueError, match=said):
+        Experiment(student=StudentConfig(kind="transformer", **choices)).plan()
+
+
 def test_checkpoints_that_do_not_fit_are_named(published, tmp_path_factory):
     given = StudentConfig(kind="transformer", checkpoint=str(published))
     with pytest.raises(ValueError, match=r"student.width is 24, but .* has 16: leave it at 0"):
@@ -253,6 +289,12 @@ def test_checkpoints_that_do_not_fit_are_named(published, tmp_path_factory):
         sized(given, length=64)
     with pytest.raises(ValueError, match=r"no student of ours.*--student.kind transformer"):
         sized(dataclasses.replace(given, kind="bilstm"))
+    file = published / "config.json"
+    usual = file.read_text()
+    file.write_text(json.dumps({**json.loads(usual), "hidden_act": "silu"}))
+    with pytest.raises(ValueError, match=r"computes with silu, .* expected gelu, gelu_tanh, relu"):
+        sized(given)
+    file.write_text(usual)
     other = tmp_path_factory.mktemp("deberta")
     spec = DebertaSpec(TOKENIZER.vocab_size, 16, 1, 2, 32, classes=2, family="deberta-v2")
     save_encoder(other, spec, build(spec).init(KEY), ("O", "B-X"))

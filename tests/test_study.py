@@ -73,7 +73,8 @@ def test_a_row_may_have_seeds_of_its_own(conducted):
 def test_the_table_says_what_the_runs_report(conducted):
     study, found, _, _ = conducted
     text = report(study, found)
-    assert "## A study\n\nMark this.\n\n" in text
+    assert text.startswith("## A study\n\nF1 kept and smaller refer to the run's own teacher.")
+    assert "\n\nMark this.\n\n" in text
     table = cells(text)
     assert list(table) == ["teacher", "embed 8", "embed 4"]
     for name, results in found.items():
@@ -125,6 +126,10 @@ def test_what_is_not_there_is_named(tmp_path):
         Study("A study", variants(tmp_path), orders=(("embed 9", "embed 4"),))
     with pytest.raises(ValueError, match="variants of different names"):
         Study("A study", variants(tmp_path)[:1] * 2)
+    first, second = variants(tmp_path)
+    apart = (dataclasses.replace(first, seeds=(0,)), dataclasses.replace(second, seeds=(1,)))
+    with pytest.raises(ValueError, match=r"'embed 8' and 'embed 4' are .* no seed in common"):
+        Study("A study", apart, seeds=(0, 1), orders=(("embed 8", "embed 4"),))
     file = tmp_path / "other.py"
     file.write_text("experiment = 3\n")
     with pytest.raises(SystemExit, match=r"no study `full`: expected full = .* found none"):

@@ -61,12 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "launch": _launch,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        return print(USAGE)
+        arguments = ["--help"]
+        commands["--help"] = lambda rest: print(USAGE)
     name, *rest = arguments
     if name not in commands:
         sys.exit(f"xdistil: no command {name!r}{_nearest(name, commands)}\n\n{USAGE}")
     try:
         commands[name](rest)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         end("interrupted; repeat the command to go on")
     except BrokenPipeError:

@@ -89,10 +89,11 @@ class StudentConfig:
     ``transformer`` has ``layers`` of ``width`` with ``heads`` and ``feed_forward`` (0: 4 × width).
 
     A teacher normalises its embeddings before it uses them, a BiLSTM does not: the SVD of its table
-    is brought to the standard deviation ``embedding_scale`` (0: left as it is). A transformer does,
-    too: there the scale is in units of the deviation that its parameters start with; a table of its
-    own width is taken as it is. ``"projected"`` starts from the same table, and trains the
-    projection from the teacher's as well as the rows.
+    (of its rows for the student's pieces, unlike the code, which takes that of all) is brought to
+    the standard deviation ``embedding_scale`` (0: left as it is). A transformer does, too: there
+    the scale is in units of the deviation that its parameters start with; a table of its own width
+    is taken as it is. ``"projected"`` starts from the same table, and trains the projection from
+    the teacher's as well as the rows.
     Table 7 has others. ``"pca"`` is the SVD less the mean row; ``"ppa"`` that without the first
     ``removed_directions`` before and after (0: a hundredth of the width). ``"full"`` takes the
     table whole, whatever ``embed`` is. All of these read the fine-tuned teacher's or, by
@@ -101,9 +102,11 @@ class StudentConfig:
     With ``freeze_embedding`` the table stays as it starts: no stage trains it.
 
     ``checkpoint`` is what the student starts from instead. A Hugging Face encoder of BERT's kind
-    (folder or hub name) brings its sizes (0: its own; fewer ``layers``: its lowest), its table and
-    its tokenizer. A run or student folder of ours, perhaps of another task, gives the parameters
-    that fit, the head where the tags are the same, and the rows of its pieces.
+    (folder, or hub name and ``revision``) brings its sizes (0: its own; fewer ``layers``: its
+    lowest), its table and its tokenizer. A run or student folder of ours, perhaps of another task,
+    gives the parameters that fit, the head where the tags are the same, and the rows of its pieces.
+    Another ``embedding`` than ``"svd"`` takes the place of its table: ``"pca"`` with the teacher's
+    tokenizer is what the third version of the code does for mBERT.
 
     ``align``: of a transformer ``one`` layer, the last, imitates the teacher, or all of them and
     the embeddings imitate the ``top`` layers, each by a projection of its own.
@@ -140,6 +143,7 @@ class StudentConfig:
     heads: int = 0
     feed_forward: int = 0
     checkpoint: str = ""
+    revision: str = ""
     align: Literal["one", "top"] = "one"
     embedding_source: Literal["fine-tuned", "pretrained"] = "fine-tuned"
     removed_directions: int = 0
@@ -153,7 +157,9 @@ class StudentConfig:
         Raises:
             ValueError: if nothing tells, or the checkpoint is none of a transformer.
         """
-        found = hub.depth(self.checkpoint) if self.checkpoint and not self.layers else self.layers
+        found = self.layers
+        if self.checkpoint and not found:
+            found = hub.depth(self.checkpoint, self.revision or None)
         if found < 1:
             raise ValueError(
                 f"student.layers is {found}: give a transformer layers, width and heads, take one "
@@ -185,8 +191,20 @@ class StudentConfig:
         """Those of the student's ``groups`` that stages train.
 
         Raises:
-            ValueError: for choices about the embedding that contradict each other.
+            ValueError: for choices that contradict each other.
         """
+        if self.checkpoint and self.embedding in ("full", "projected"):
+            raise ValueError(
+                f"student.embedding is {self.embedding}, but student.checkpoint brings a table of "
+                "its own width: leave it out, or take pca for the teacher's"
+            )
+        if self.checkpoint and self.embedding != "svd" and not self.table_width[1]:
+            raise ValueError(
+                f"student.{self.table_width[0]} is 0, and student.embedding {self.embedding} has "
+                "to know it: give that of student.checkpoint"
+            )
+        if self.kind == "transformer":
+            self._refuse_bilstms()
         if bool(self.vectors) != (self.embedding == "vectors"):
             raise ValueError(
                 f"student.embedding is {self.embedding!r} and student.vectors {self.vectors!r}: "
@@ -206,6 +224,14 @@ class StudentConfig:
                 "student.freeze_embedding is set: take svd, the same table, to keep it"
             )
         return tuple(group for group in groups if group != "embed")
+
+    def _refuse_bilstms(self) -> None:
+        """Refuse what a transformer, which reads its own last state at each piece, hasn't."""
+        for name, usual in (("projection", "gelu"), ("head_on", "projection"), ("pooling", "last")):
+            if (given := getattr(self, name)) != usual:
+                raise ValueError(
+                    f"student.{name} is {given}, which is a choice of a BiLSTM's: leave it out"
+                )
 
 
 def transformer(layers: int, width: int, heads: int, feed_forward: int) -> StudentConfig:

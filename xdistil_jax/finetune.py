@@ -43,9 +43,9 @@ def choose_tokenizer(config: TeacherConfig, text: Sequence[Sentence]) -> Tokeniz
     """The checkpoint's; or one trained on the text; or a given one, cut to the text."""
     if not config.tokenizer and not config.checkpoint:
         return train_tokenizer(text, config.vocab_size)
-    tokenizer = load_tokenizer(config.tokenizer or config.checkpoint)
     if not config.tokenizer:
-        return tokenizer
+        return _own_tokenizer(config)
+    tokenizer = load_tokenizer(config.tokenizer)
     # Its embeddings are to be learned from this text, so pieces that never occur are dead weight.
     used = np.zeros(tokenizer.vocab_size, bool)
     for start in range(0, len(text), _CHUNK):
@@ -285,7 +285,7 @@ def fitted(
                 f"teacher.keep_layers is {config.keep_layers}; the checkpoint has {spec.layers}"
             )
         spec, params = keep_lowest(spec, params, config.keep_layers)
-    own = load_tokenizer(config.checkpoint)
+    own = _own_tokenizer(config)
     if own.vocab_size > spec.vocab_size:
         raise ValueError(
             f"{config.checkpoint}: its tokenizer has {own.vocab_size:,} pieces, its embedding "
@@ -297,9 +297,14 @@ def fitted(
     return spec, params
 
 
+def _own_tokenizer(config: TeacherConfig) -> Tokenizer:
+    """The checkpoint's."""
+    return load_tokenizer(config.checkpoint, config.revision or None)
+
+
 def checkpoint_identity(checkpoint: str) -> str:
     """Of a local checkpoint, what its files hold: the same path may hold others another day."""
-    folder = Path(checkpoint)
+    folder = Path(checkpoint).expanduser()
     if not checkpoint or not folder.is_dir():
         return checkpoint
     found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]

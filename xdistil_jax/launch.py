@@ -45,7 +45,12 @@ def launch(
 
     ``devices`` CPU devices in each (0: whatever there is). Ctrl-C and SIGTERM are passed on to all;
     after ``grace_s`` seconds they are killed.
+
+    Raises:
+        ValueError: for less than one process.
     """
+    if processes < 1:
+        raise ValueError(f"--processes is {processes}: expected 1 or more")
     children = [
         subprocess.Popen(list(command), env=environment, start_new_session=True)
         for environment in _environments(processes, devices)

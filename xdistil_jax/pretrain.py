@@ -102,7 +102,7 @@ def pretrain(
         _hold_to_settings(folder, {**settings(config), "out": ""})
         if not hosts.primarys((root / "config.json").is_file()):
             _train(session, config, root, folder)
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report = _read_json(folder / "report.json")
     return {**report, "compilations": asdict(compilations)}
 
 
@@ -125,7 +125,7 @@ def _hold_to_settings(folder: Path, wanted: dict[str, Any]) -> None:
     """
     file = folder / "settings.json"
     if hosts.primarys(file.is_file()):
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = _read_json(file)
         if (was := _flat(found)) != (now := _flat(wanted)):
             name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
             raise ValueError(
@@ -135,6 +135,12 @@ def _hold_to_settings(folder: Path, wanted: dict[str, Any]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     hosts.once(lambda: files.write_atomic(file, json.dumps(wanted, indent=2)))
+
+
+def _read_json(file: Path) -> Any:
+    """What the primary has written; hosts without a common disk fetch it."""
+    storage.fetch_files([file])
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -188,6 +194,7 @@ def _tokenizer(config: Pretraining, text: Sentences, folder: Path) -> Tokenizer:
 
     if not hosts.primarys((chosen / "tokenizer.json").is_file()):
         hosts.once(choose)
+    storage.fetch_files([chosen / name for name in ("tokenizer.json", "tokenizer_config.json")])
     return load_tokenizer(chosen)
 
 
@@ -212,7 +219,7 @@ def _rows(
 def _hold_to_text(folder: Path, made: str) -> None:
     file = folder / "text.json"
     if hosts.primarys(file.is_file()):
-        if json.loads(file.read_text(encoding="utf-8")) != made:
+        if _read_json(file) != made:
             raise ValueError(
                 f"{folder.parent}: its text or its checkpoint has changed since it was begun: put "
                 "them back, or choose another --out"
@@ -247,7 +254,8 @@ def _start(config: TeacherConfig, tokenizer: Tokenizer) -> tuple[MaskedLMSpec, P
         return spec, build(spec).init(key)
     whole, params = load_masked_lm(config.checkpoint, key=key, revision=config.revision or None)
     encoder, params = fitted(config, tokenizer, whole.encoder(1), params, key)
-    if load_tokenizer(config.checkpoint).fingerprint != tokenizer.fingerprint:
+    own = load_tokenizer(config.checkpoint, config.revision or None)
+    if own.fingerprint != tokenizer.fingerprint:
         params["head"]["bias"] = np.zeros(tokenizer.vocab_size, np.float32)
     return MaskedLMSpec.of(encoder), params
 

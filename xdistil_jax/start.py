@@ -23,16 +23,18 @@ def start_table(
     tokenizer: Tokenizer,
     kept: Int[np.ndarray, "V"] | None,
 ) -> Float[np.ndarray, "V D"] | None:
-    """A row for each piece of the student's ``tokenizer``, not reduced yet; None: all are drawn.
+    """A row for each piece of the student's ``tokenizer``, not reduced yet.
 
-    ``kept[student's id]`` is the teacher's id, or None where the student's tokenizer is another.
+    None: all are drawn, or the checkpoint's. ``kept[student's id]`` is the teacher's id, or None
+    where the student's tokenizer is another. Of the teacher's table only these rows are taken, so
+    that what is kept in fewer dimensions is the best for the pieces of the text, and for no others.
 
     Raises:
         ValueError: for a way to start that this teacher, or the file of vectors, doesn't allow.
         data.corpus.CorpusError: naming a broken line of that file.
     """
     config = session.experiment.student
-    if config.checkpoint or config.embedding == "random":
+    if config.embedding == "random" or (config.checkpoint and config.embedding == "svd"):
         return None
     if config.embedding == "vectors":
         return _from_file(session, tokenizer)

@@ -40,7 +40,7 @@ from xdistil_jax.students import (
     start_student,
     student_spec,
 )
-from xdistil_jax.teacher.anchor import anchor
+from xdistil_jax.teacher.anchor import AnchoredTeacher, anchor
 from xdistil_jax.teacher.attention import AttentiveTeacher
 from xdistil_jax.teacher.build import build_cache
 from xdistil_jax.teacher.ensemble import combine
@@ -94,8 +94,9 @@ def _tokenizer(
 ) -> tuple[Tokenizer, bool]:
     """The one that was asked for, or one trained on the text; and is it the teacher's?"""
     theirs = teacher.tokenizer if isinstance(teacher, Trained) else None
-    if name := own_tokenizer(session.experiment.student):
-        own = load_tokenizer(name)
+    config = session.experiment.student
+    if name := own_tokenizer(config):
+        own = load_tokenizer(name, config.revision or None if name == config.checkpoint else None)
         return own, theirs is not None and own.fingerprint == theirs.fingerprint
     if theirs is not None:
         return theirs, True
@@ -105,7 +106,8 @@ def _tokenizer(
 def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
     """Hidden states and logits of the teacher over train and transfer text, never dev or test.
 
-    As the student's rows see them.
+    As the student's rows see them; where whole texts are classified only the states of [CLS] are
+    imitated, which is what the teacher's head reads (section 6.6, and the code).
     """
     if isinstance(teacher, Given):
         return anchor_outputs(teacher.outputs, text.sentences, text.ours, folder=session.encoded)
@@ -131,6 +133,7 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
         )  # fmt: skip
     if session.experiment.student.imitate == "coordinates":
         cache = replace(cache, coordinates=True)
+    cache = replace(cache, words_only=isinstance(teacher.tagset, ClassSet))
     if text.kept is not None and _same_rows(theirs, text.ours, text.kept):
         return cache
     pool = session.experiment.student.pool
@@ -286,7 +289,7 @@ def _attentive(
     Raises:
         ValueError: if student and teacher cut words differently.
     """
-    if text.kept is None or cache.words_only:
+    if text.kept is None or isinstance(cache, AnchoredTeacher):
         raise ValueError(
             "attention is compared piece by piece, but student and teacher cut words differently: "
             "leave student.tokenizer and student.vocab_size alone, or the attention loss out"

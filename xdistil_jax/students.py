@@ -13,6 +13,7 @@ from xdistil_jax.alignment import Target
 from xdistil_jax.configs import StudentConfig
 from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
 from xdistil_jax.deploy.bundle import Bundle, load_bundle
+from xdistil_jax.deploy.transformer import ACTIVATIONS
 from xdistil_jax.experiment import restore
 from xdistil_jax.finetune import checkpoint_identity
 from xdistil_jax.labels import Labels
@@ -90,7 +91,7 @@ def _encoder(config: StudentConfig, vocab_size: int, classes: int, max_length: i
             vocab_size, **sizes, positions=max(max_length, 16), token_types=0, classes=classes,
             dropout=config.dropout, stacked=False,
         )  # fmt: skip
-    own = _checkpoint_encoder(config.checkpoint, classes)
+    own = _checkpoint_encoder(config, classes)
     for name, wanted in sizes.items():
         found = getattr(own, name)
         if wanted and wanted != found and not (name == "layers" and wanted < found):
@@ -108,18 +109,24 @@ def _encoder(config: StudentConfig, vocab_size: int, classes: int, max_length: i
     )  # fmt: skip
 
 
-def _checkpoint_encoder(checkpoint: str, classes: int) -> EncoderSpec:
-    """What a checkpoint is an encoder of."""
+def _checkpoint_encoder(config: StudentConfig, classes: int) -> EncoderSpec:
+    """What the student's checkpoint is an encoder of."""
+    checkpoint = config.checkpoint
     if folder := hub.own_student(checkpoint):
         spec = read_spec(load_bundle(folder))
         if not isinstance(spec, TransformerSpec):
             raise ValueError(f"student.checkpoint {folder} is a BiLSTM: set --student.kind bilstm")
         return spec.encoder
-    spec = read_config_spec(checkpoint, classes)
+    spec = read_config_spec(checkpoint, classes, revision=config.revision or None)
     if not isinstance(spec, EncoderSpec):
         kinds = ", ".join(name for name, each in FAMILIES.items() if each.kind is EncoderSpec)
         raise ValueError(
             f"student.checkpoint {checkpoint} is a {spec.family}: a student starts from {kinds}"
+        )
+    if spec.activation not in ACTIVATIONS:
+        raise ValueError(
+            f"student.checkpoint {checkpoint} computes with {spec.activation}, in which no student "
+            f"can be deployed: expected {', '.join(ACTIVATIONS)}"
         )
     return spec
 
@@ -147,21 +154,21 @@ def start_student(
 ) -> tuple[StudentSpec, Params]:
     """The student before its training, and its spec, with a factored embedding if it has one.
 
-    It starts from its checkpoint or, with a random body, from ``table``, the teacher's rows of its
-    pieces (None: random, too).
+    Its body starts from its checkpoint, or is random; its embedding from ``table``, the teacher's
+    rows of its pieces (None: the checkpoint's, or random, too).
 
     Raises:
         ValueError: for a checkpoint that doesn't fit.
     """
-    if config.checkpoint:
-        return spec, _from_checkpoint(config.checkpoint, spec, tokenizer, tagset, key, say)
-    if table is None:
-        return spec, build(spec).init(key)
-    if config.embedding == "projected":
+    if table is not None and config.embedding == "projected":
         spec = replace(spec, source_width=table.shape[1])
-    if config.embedding == "full":
+    if table is not None and config.embedding == "full":
         spec = _full(spec, table.shape[1])
     params, scale = build(spec).init(key), config.embedding_scale
+    if config.checkpoint:
+        params = _from_checkpoint(config, params, tokenizer, tagset, key, say)
+    if table is None:
+        return spec, params
     if isinstance(spec, TransformerSpec):
         scale *= spec.encoder.initializer
         if table.shape[1] == spec.encoder.width and config.embedding in ("svd", "full"):
@@ -184,29 +191,39 @@ def _full(spec: StudentSpec, width: int) -> StudentSpec:
 
 
 def _from_checkpoint(
-    checkpoint: str,
-    spec: StudentSpec,
+    config: StudentConfig,
+    params: Params,
     tokenizer: Tokenizer,
     tagset: Labels,
     key: Array,
     say: Callable[[str], None],
 ) -> Params:
-    """Fresh parameters, with all that the checkpoint has of this path and shape in their place."""
+    """``params``, with all that the checkpoint has of this path and shape in their place.
+
+    Its table only by default: another ``embedding`` takes its place.
+    """
+    checkpoint = config.checkpoint
     if folder := hub.own_student(checkpoint):
         bundle = load_bundle(folder)
         old, found = bundle.tokenizer, dict(bundle.weights)
         if bundle.tagset != tagset:
             found = {path: leaf for path, leaf in found.items() if not path.startswith("head/")}
     else:
-        loaded = load_encoder(checkpoint, len(tagset), labels=tagset.tags, key=key, stacked=False)
-        old, found = load_tokenizer(checkpoint), dict(trees.leaves(loaded.params))
+        loaded = load_encoder(
+            checkpoint, len(tagset), labels=tagset.tags, key=key, stacked=False,
+            revision=config.revision or None,
+        )  # fmt: skip
+        old = load_tokenizer(checkpoint, config.revision or None)
+        found = dict(trees.leaves(loaded.params))
     if old.vocab_size > len(found["embed/table"]):
         raise ValueError(
             f"{checkpoint}: its tokenizer has {old.vocab_size:,} pieces, its embedding "
             f"{len(found['embed/table']):,} rows; they don't belong together"
         )
-    found["embed/table"] = transplant(found["embed/table"], old, tokenizer, key)
-    fresh = dict(trees.leaves(build(spec).init(key)))
+    table = found.pop("embed/table")
+    if config.embedding == "svd":
+        found["embed/table"] = transplant(table, old, tokenizer, key)
+    fresh = dict(trees.leaves(params))
     fits = {p: found[p] for p, leaf in fresh.items() if p in found and found[p].shape == leaf.shape}
     left = sorted(fresh.keys() - fits.keys())
     if not any(not path.startswith(("embed/", "head/")) for path in fits):

@@ -28,8 +28,9 @@ class Batch(NamedTuple):
     """Rows of one length bucket. Each loss reads its own mask, so one step serves every mix.
 
     ``rows`` holds the row of the store, or -1 where the batch is filled up (length 0 there).
-    ``repr_mask`` covers every real piece of a transfer row, ``logit_mask`` the pieces on which the
-    teacher was supervised (first pieces), ``label_mask`` the first pieces that carry a tag.
+    ``repr_mask`` covers every real piece of a transfer row (or first ones, where the teacher speaks
+    of words or of whole texts), ``logit_mask`` the pieces on which the teacher was supervised
+    (first pieces), ``label_mask`` the first pieces that carry a tag.
     """
 
     rows: Int[Array, "B"]

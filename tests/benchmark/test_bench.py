@@ -109,12 +109,20 @@ def test_text_comes_to_as_many_pieces(student):
     assert answers[0] == answers[1]
 
 
+def test_a_student_without_token_types_is_timed_in_pytorch(student):
+    pytest.importorskip("torch")
+    spec = replace(TINY, token_types=0)
+    found = runtimes.prepare(Contender("any", "PyTorch", "fp32", str(student), spec))
+    assert tuple(found["pieces"](2, 5)().shape) == (2, 5, len(TAGS))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("pool", ["max", "last"])
-def test_a_classifier_is_asked_for_classes(tmp_path, pool):
+def test_a_classifier_is_asked_for_classes(tmp_path, pool, pairs):
     """In PyTorch, too, whose projection reads one vector of a text, as ours does."""
     folder = tmp_path / "student"
     spec = replace(toy_spec(), classes=2, pool=pool)
-    exported(folder, spec, tagset=ClassSet(("a", "b")))
+    exported(folder, spec, tagset=ClassSet(("a", "b")), pairs=pairs)
     found = runtimes.prepare(Contender("student", "onnxruntime", "fp32", str(folder)))
     assert [each.label in ("a", "b") for each in found["text"](2, 6)()] == [True, True]
     pytest.importorskip("torch")
@@ -231,7 +239,7 @@ def test_the_tables_say_it(found):
     said = tables.render(found)
     assert "| student, onnxruntime int8 | 1.00 | 1.00 | 100× | 1.00 | 1.00 | 100× |" in said
     assert "| teacher, JAX fp32 | 400 | 400 | 0.25× | 400 | 400 | 0.25× |" in said
-    assert "PyTorch is not installed" in said
+    assert "own form in PyTorch was not timed" in said
     assert "Left out: teacher, PyTorch bf16: no torch." in said
     assert "| 8 × 16 | 4.00 (4.00) | 1.00 (1.00) | 4.00 (4.00) | 100 (100) |" in said
     assert f"| teacher, {found['teacher']['name']} |" in said

@@ -77,6 +77,23 @@ def test_languages_choose(root, split):
         load_corpus(_spec(root, languages=("eng",)))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"root": "FILE"}, "expected a folder, or an ordinary file"),
+        ({"train": "FOLDER", "format": "conll"}, "expected a file"),
+        ({"unlabelled_root": "FILE"}, "expected a folder"),
+    ],
+)
+def test_a_file_for_a_folder_is_told_and_the_other_way_round(root, given, said):
+    (root / "a.txt").write_text("a O\n")
+    places = {"FILE": str(root / "a.txt"), "FOLDER": str(root)}
+    changes = {name: places.get(value, value) for name, value in given.items()}
+    spec = replace(_spec(root), **changes)
+    with pytest.raises(CorpusError, match=said):
+        load_corpus(spec)
+
+
 def test_limits_draw_by_language_and_grow_from_the_beginning(root):
     def drawn(**options):
         corpus = load_corpus(_spec(root, **options))

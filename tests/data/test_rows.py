@@ -114,6 +114,12 @@ def test_a_wrong_class_is_named(label):
         _encoded(wrong)
 
 
+def test_more_classes_than_fit_are_refused():
+    many = ClassSet(tuple(f"c{number}" for number in range(129)))
+    with pytest.raises(ValueError, match="129 classes: a store holds at most 128"):
+        _encoded([Sentence(("fox",), ("c1",), "en")], tagset=many)
+
+
 def test_a_tokenizer_learns_nothing_of_what_parts_a_pair():
     paired = [Sentence(("fox", PAIR, "dogs"), None, "en")] * 3
     apart = [Sentence(("fox", "dogs"), None, "en")] * 3

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,8 +150,10 @@ def test_import_needs_neither_jax_nor_transformers():
     assert {"jax", "transformers", "jaxtyping", "torch"}.isdisjoint(loaded)
 
 
-def test_saved_tokenizer_is_the_same(trained, tmp_path):
+def test_saved_tokenizer_is_the_same(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     trained.save(tmp_path / "a")
+    assert load_tokenizer("~/a").fingerprint == trained.fingerprint
     loaded = load_tokenizer(tmp_path / "a")
     assert loaded.fingerprint == trained.fingerprint
     assert loaded.special_ids == trained.special_ids
@@ -159,7 +162,7 @@ def test_saved_tokenizer_is_the_same(trained, tmp_path):
 
 
 def test_fingerprint_tells_vocabulary_and_case_apart(tmp_path):
-    pieces = [*SPECIAL, "a", "##a"]
+    pieces = [*SPECIAL, "a", "##a", "A"]
     plain = load_tokenizer(write_vocab(tmp_path, pieces)).fingerprint
     assert load_tokenizer(write_vocab(tmp_path, pieces, do_lower_case=True)).fingerprint != plain
     (tmp_path / "tokenizer_config.json").unlink()
@@ -183,6 +186,16 @@ def test_vocab_txt_is_read_as_bert_reads_it(tmp_path, lowercase):
     write_vocab(tmp_path, pieces, do_lower_case=lowercase)
     reference = BertWordPieceTokenizer(str(tmp_path / "vocab.txt"), lowercase=lowercase)
     text = ["Éé", "köln,東", "Köln", "ek", "E"]
+    expected = [reference.encode(word, add_special_tokens=False).ids for word in text]
+    assert load_tokenizer(tmp_path).pieces([text]) == [expected]
+
+
+@pytest.mark.parametrize("capitals", [[], ["B"]])
+def test_a_vocabulary_without_capitals_is_of_lower_case_text(tmp_path, capitals):
+    pieces = [*SPECIAL, *capitals, "berlin", "in", "koln"]
+    write_vocab(tmp_path, pieces)
+    text = ["Berlin", "in", "KÖLN", "B"]
+    reference = BertWordPieceTokenizer(str(tmp_path / "vocab.txt"), lowercase=not capitals)
     expected = [reference.encode(word, add_special_tokens=False).ids for word in text]
     assert load_tokenizer(tmp_path).pieces([text]) == [expected]
 
@@ -265,6 +278,40 @@ def test_cost_of_the_unknown_survives_a_cut():
     assert back(cut.pieces(seen), kept) == full.pieces(seen)
 
 
+def test_a_mask_outside_of_the_unigram_model_goes(tmp_path):
+    """As DeBERTa-v3 has it: number 128,000 of 128,000 pieces."""
+    full = unigram({"▁": -1.0, "a": -2.0, "b": -2.0, "ab": -1.0, "[": -9.0})
+    full.backend.add_special_tokens(["[MASK]"])
+    assert full.backend.token_to_id("[MASK]") == 9
+    seen = [["ab", "b[a", "[MASK]"]]
+    cut, kept = cut_tokenizer(full, used_ids(full, seen))
+    assert cut.backend.token_to_id("[MASK]") is None
+    assert back(cut.pieces(seen), kept) == full.pieces(seen)
+    assert 9 not in cut_tokenizer(full, range(full.vocab_size))[1]
+    assert kept[list(cut.special_ids)].tolist() == list(full.special_ids)
+    cut.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == cut.fingerprint
+
+
+def test_a_sentencepiece_model_alone_is_read_and_cut(tmp_path):
+    """As DeBERTa-v3 lies on the hub: no tokenizer.json."""
+    pieces = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
+    numbers = {f"{name}_id": number for number, name in enumerate(pieces)}
+    text = iter([f"Anna wohnt in Haus {number} am See" for number in range(300)])
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=text, model_prefix=str(tmp_path / "spm"), vocab_size=40, minloglevel=2,
+        **numbers, **{f"{name}_piece": piece for name, piece in pieces.items()},
+    )  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    full, seen = load_tokenizer(tmp_path), [["Anna", "wohnt", "[MASK]"]]
+    assert full.backend.token_to_id("[MASK]") == 40
+    assert full.special_ids == (0, 3, 1, 2)
+    cut, kept = cut_tokenizer(full, used_ids(full, seen))
+    assert cut.vocab_size < 40
+    assert back(cut.pieces(seen), kept) == full.pieces(seen)
+
+
 def test_cut_removes_what_is_not_used_and_survives_saving(trained, tmp_path):
     cut, kept = cut_tokenizer(trained, used_ids(trained, [["aabb"]]))
     lost = set(range(trained.vocab_size)) - set(kept.tolist())
@@ -299,12 +346,14 @@ def test_complaints_name_what_is_wrong(tmp_path, monkeypatch):
     from transformers import AutoTokenizer
 
     def refuse(name, **options):
-        assert options == {"use_fast": True, "trust_remote_code": False}
-        raise OSError("no route to host")
+        assert options == {"use_fast": True, "trust_remote_code": False, "revision": "v2"}
+        raise KeyError() if name == "some/other" else OSError("\nno route to host")
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(OSError, match=r"'some/model'.*hub.*no route to host"):
-        load_tokenizer("some/model")
+        load_tokenizer("some/model", "v2")
+    with pytest.raises(OSError, match=r"'some/other'.*hub.*It said: KeyError"):
+        load_tokenizer("some/other", "v2")
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(OSError, match=r"expected a folder with tokenizer\.json"):

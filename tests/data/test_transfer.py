@@ -108,6 +108,23 @@ def test_dev_and_test_are_kept_apart_however_they_are_cut(spec, tmp_path):
     assert manifest["languages"]["de"]["apart"] == 3
 
 
+def test_of_a_data_set_on_the_hub_the_same_languages_are_kept_apart(spec, tmp_path, monkeypatch):
+    def load(path, configuration, split):
+        asked.append((path, configuration, split))
+        words = one({"validation": 4, "test": 5}[split]).split()
+        return datasets.Dataset.from_list([{"tokens": words, "ner_tags": ["O"] * len(words)}])
+
+    asked, said = [], []
+    names = ["train", "validation", "test"]
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: names)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    data = DataSpec(root="hf:owner/wikiann")
+    make_transfer(replace(spec, languages=("de",), data=data), say=said.append)
+    assert asked == [("owner/wikiann", "de", split) for split in names[1:]]
+    assert not set(lines(tmp_path / "out", "de")) & {one(4), one(5)}
+    assert not [line for line in said if "no dev or test" in line]
+
+
 @pytest.mark.parametrize("per_article", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_limits_hold_and_the_seed_decides(spec, tmp_path, per_article):
     spec = replace(spec, languages=("de",), per_language=7, per_article=per_article)
@@ -179,6 +196,7 @@ def test_the_command_says_how_to_go_on(spec, tmp_path, capsys):
     said = capsys.readouterr()
     assert said.out == f"5 sentences. Read them with --data.unlabelled-root {out}\n"
     assert "ru: 5 sentences of 5 articles" in said.err
+    assert "no dev or test is given" in said.err
 
 
 def test_a_hub_name_is_read_at_its_revision(spec, wikipedia, tmp_path, monkeypatch):

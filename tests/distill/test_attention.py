@@ -5,11 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.distill.test_losses import BATCH, GARBAGE, B, T
+from tests.distill.test_losses import BATCH as ANY
+from tests.distill.test_losses import GARBAGE, B, T
 from xdistil_jax.distill.losses import attention
 from xdistil_jax.types import EncoderOutput
 
 NAMES = ("layer_4", "layer_3")
+# The first row's state of [CLS] alone is imitated, the last row is labelled.
+LENGTHS = np.clip(np.arange(T, T - B, -1), 2, T).astype(np.int32)
+REAL = np.arange(T) < LENGTHS[:, None]
+REAL[-1] = False
+BATCH = ANY._replace(
+    lengths=LENGTHS, repr_mask=REAL & ((np.arange(T) == 0) | (np.arange(B) > 0)[:, None])
+)
 
 
 def outputs(seed, heads):
@@ -43,7 +51,7 @@ def reference(student, teacher, mask):
 def test_it_equals_its_numpy_reference(teacher):
     with jax.numpy_dtype_promotion("strict"):
         mean = attention(*jax.tree.map(jnp.asarray, (STUDENT, teacher, BATCH)))
-    total, count = reference(STUDENT, teacher, BATCH.repr_mask)
+    total, count = reference(STUDENT, teacher, REAL)
     np.testing.assert_allclose(mean.total, total, rtol=1e-5)
     assert int(mean.count) == count > 0
     assert mean.total.dtype == mean.count.dtype == jnp.float32
@@ -64,7 +72,7 @@ def test_means_over_heads_are_compared_where_the_numbers_differ():
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 @pytest.mark.parametrize("teacher", [TEACHER, MORE_HEADS], ids=["equal", "other"])
 def test_padding_is_ignored_as_query_and_as_key(teacher, garbage):
-    mask = jnp.asarray(BATCH.repr_mask)
+    mask = jnp.asarray(REAL)
     pairs = (mask[:, :, None] & mask[:, None, :])[:, None]
 
     def spoil(output):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from xdistil_jax.configs import StudentConfig
 from xdistil_jax.distill.stages import (
     Program,
     Schedule,
@@ -17,6 +18,7 @@ from xdistil_jax.distill.stages import (
     unfreeze,
 )
 from xdistil_jax.distill.strategies import PUBLISHED, Recipe, Tuning, plan, strategies
+from xdistil_jax.experiment import Experiment
 
 GROUPS = ("head", "projection", "bilstm", "embed")
 BELOW = GROUPS[1:]
@@ -202,18 +204,23 @@ def test_d42_bottom_up():
     assert rows == expected
 
 
-def test_d42_coarse_is_the_list_of_the_code_for_transformers():
-    """Section 3.4 of the paper's facts: seven stages."""
-    rows = [row(stage)[:3] for stage in plan("D4.2", TRANSFORMER, Tuning(unfreezing="coarse"))]
-    expected = [("repr", ("repr",), TRANSFORMER[1:])]
+@pytest.mark.parametrize(
+    ("student", "steps"),
+    [
+        # Section 3.4 of the paper's facts: seven stages.
+        (StudentConfig(), ("head", "projection", "bilstm..embed")),
+        # The head of our transformers doesn't read the projection, so for logits it is no step.
+        (StudentConfig(kind="transformer", layers=2), ("head", "layer_2..embed")),
+    ],
+)
+def test_d42_coarse_is_head_projection_and_all_else(student, steps):
+    experiment = Experiment(strategy="D4.2", student=student, tuning=Tuning(unfreezing="coarse"))
+    read = tuple(group for group in student.groups if group not in student.states_only)
+    expected = [("repr", ("repr",), student.groups[1:])]
     for name in ("logit", "ce"):
-        expected += [
-            (f"{name}/head", (name,), ("head",)),
-            (f"{name}/projection", (name,), ("head", "projection")),
-            (f"{name}/layer_2..embed", (name,), TRANSFORMER),
-        ]
-    assert rows == expected
-    assert len(rows) == 7
+        expected += [(f"{name}/{step}", (name,), read[:n]) for n, step in enumerate(steps[:-1], 1)]
+        expected.append((f"{name}/{steps[-1]}", (name,), read))
+    assert [row(stage)[:3] for stage in experiment.plan()] == expected
 
 
 @pytest.mark.parametrize("groups", [GROUPS, TRANSFORMER])

@@ -1,6 +1,8 @@
 """The Hugging Face hub: the real client against a stand-in on loopback, and its cache offline."""
 
 import base64
+import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -9,14 +11,23 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import jax
+import numpy as np
 import pytest
 from huggingface_hub import constants
 
 from tests.deploy.toys import save_toy
-from xdistil_jax import cli
+from xdistil_jax import StudentConfig, cli
+from xdistil_jax.alignment import Target
+from xdistil_jax.data.tokenizer import load_tokenizer
 from xdistil_jax.deploy.bundle import BundleError, push_bundle
 from xdistil_jax.deploy.tagger import Tagger
+from xdistil_jax.labels import TagSet
 from xdistil_jax.models import hub
+from xdistil_jax.models.checkpoints import save_encoder
+from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.functional import build
+from xdistil_jax.students import start_student, student_spec
 
 LARGE = (".safetensors", ".onnx")
 NAME, TEXT = "someone/tiny-tagger", "Anna Berg fuhr nach Berlin."
@@ -67,7 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append((self.command, path))
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/([^/]+))?", path):
+        branch = "(refs/pr/[0-9]+|[^/]+)"
+        if found := re.fullmatch(
+            rf"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/{branch})?", path
+        ):
             files = self.files(found[1], found[2] or "main")
             if files is None:
                 return self.absent()
@@ -80,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             listed = [{"rfilename": name} for name in files]
             sha = _commit(found[2] or "main")
             return self.reply({"id": found[1], "sha": sha, "siblings": listed})
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if found := re.fullmatch(rf"/([^/]+/[^/]+)/resolve/{branch}/(.+)", path):
             content = (self.files(found[1], found[2]) or {}).get(found[3])
             if content is None:
                 return self.reply({}, 404, X_Error_Code="EntryNotFound")
@@ -173,6 +187,38 @@ def stand(tmp_path, monkeypatch):
     yield server
     server.shutdown()
     server.server_close()
+
+
+def test_weights_that_are_pickled_are_not_fetched_and_a_revision_may_have_others(stand, tmp_path):
+    """As the checkpoints of XtremeDistilTransformers lie there."""
+    encoder = EncoderSpec(9, 16, 2, 2, 32, positions=40, classes=3, stacked=False)
+    params = jax.tree.map(np.asarray, build(encoder).init(jax.random.key(5)))
+    save_encoder(tmp_path / "made", encoder, params, ("O", "B-LOC", "I-LOC"))
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "berlin", "anna", "in", "##s")
+    base = {"config.json": whole["config.json"], "vocab.txt": "\n".join(pieces).encode()}
+    name = "someone/tiny-uncased"
+    stand.repositories[name] = {
+        "main": {**base, "pytorch_model.bin": b"\x80\x02"},
+        "refs/pr/1": {**base, "model.safetensors": whole["model.safetensors"]},
+    }
+    tagset = TagSet(("LOC",))
+    config = StudentConfig(kind="transformer", checkpoint=name)
+    spec = student_spec(config, Target(12, ("layer_4",)), 9, 3, 24)
+    assert spec.encoder.width == 16
+    tokenizer = load_tokenizer(name)
+    assert tokenizer.word_pieces([("Berlin", "Anna")])[0].tolist() == [5, 6]
+    start = functools.partial(
+        start_student, tokenizer=tokenizer, tagset=tagset, table=None, key=jax.random.key(0)
+    )
+    with pytest.raises(hub.CheckpointError, match=r"tiny-uncased' on .* no safetensors; pickled"):
+        start(config, spec)
+    assert not [path for _, path in stand.asked if path.endswith(".bin")]
+    _, found = start(dataclasses.replace(config, revision="refs/pr/1"), spec)
+    np.testing.assert_array_equal(
+        found["layer_2"]["attention"]["query"]["kernel"],
+        params["layer_2"]["attention"]["query"]["kernel"],
+    )
 
 
 @pytest.fixture

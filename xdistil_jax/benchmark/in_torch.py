@@ -1,6 +1,7 @@
 """The peers: teacher and student in PyTorch, where it is installed. Never needed."""
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xdistil_jax.benchmark.subjects import Call, Contender, Makers, batches, load_model
@@ -62,6 +63,9 @@ def _encoder(spec: EncoderSpec) -> "torch.nn.Module":
     """transformers' own."""
     from transformers import AutoConfig, AutoModelForTokenClassification
 
+    if spec.family == "bert" and not spec.token_types:
+        # A student has none; transformers' BERT looks one up for every piece.
+        spec = replace(spec, token_types=1)
     config: dict[str, Any] = families.write_config(spec)
     made = AutoConfig.for_model(**config, num_labels=spec.classes)
     return AutoModelForTokenClassification.from_config(made)

@@ -76,7 +76,10 @@ def _texts(student: Student) -> Callable[[int, int], Callable[[], object]]:
     random = np.random.default_rng(0)
 
     def make(rows: int, length: int) -> Callable[[], object]:
-        chosen = random.choice(words, (rows, max(length - 2, 1)))
+        chosen = random.choice(words, (rows, max(length - 2, 1))).tolist()
+        if student.bundle.pairs:
+            half = len(chosen[0]) // 2
+            return partial(answer, [(" ".join(row[:half]), " ".join(row[half:])) for row in chosen])
         return partial(answer, [" ".join(row) for row in chosen])
 
     return make

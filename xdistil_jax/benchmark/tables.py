@@ -89,7 +89,7 @@ def _own_form(found: Mapping[str, Any], shapes: Sequence[tuple[int, int]]) -> st
         if peer is not None:
             parts += [f"{name} {peer / own:.1f}× at {_name(shape)}" for name, own in known.items()]
     if not parts:
-        return "PyTorch is not installed: the student's own form there was not timed."
+        return "The student's own form in PyTorch was not timed."
     return f"Times faster than the student's own form in PyTorch: {', '.join(parts)}."
 
 

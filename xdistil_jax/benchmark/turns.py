@@ -125,11 +125,16 @@ def _serve(pipe: Connection, contender: "Contender") -> None:
     with suppress(EOFError, OSError):
         while True:
             task, budget_s = pipe.recv()
-            if task not in calls:
-                calls[task] = makers[task.kind](task.rows, task.length)
-                for _ in range(_WARMUP):
-                    calls[task]()
-            pipe.send(_time(calls[task], budget_s))
+            try:
+                if task not in calls:
+                    calls[task] = makers[task.kind](task.rows, task.length)
+                    for _ in range(_WARMUP):
+                        calls[task]()
+                found = _time(calls[task], budget_s)
+            except Exception as error:
+                pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
+                return
+            pipe.send(found)
 
 
 def _time(call: "Call", budget_s: float) -> list[float]:

@@ -18,7 +18,8 @@ def cut_tokenizer(
 
     Returns it with ``kept``, int32 [V']: ``kept[new_id] == old_id``, special pieces first. Words
     made of used pieces are cut as before: greedy longest match and Viterbi keep their choice when
-    only unused pieces go, and BPE keeps every merge on the way to a piece that stays.
+    only unused pieces go, and BPE keeps every merge on the way to a piece that stays. What was
+    added outside of a Unigram model, such as DeBERTa-v3's [MASK], goes: no word is cut into it.
     """
     content = json.loads(tokenizer.backend.to_str())
     model, added = content["model"], content["added_tokens"]
@@ -31,6 +32,12 @@ def cut_tokenizer(
     if unknown := used_ids - names.keys():
         raise ValueError(f"piece {min(unknown)} is not in the tokenizer's {len(names)} pieces")
     special = {token["id"] for token in added} | set(tokenizer.special_ids)
+    if model["type"] == "Unigram":
+        outside = {n for n in special if n >= len(model["vocab"])} - set(tokenizer.special_ids)
+        special -= outside
+        used_ids -= outside
+        added[:] = [token for token in added if token["id"] not in outside]
+        names = {number: piece for number, piece in names.items() if number not in outside}
     rest = used_ids | _indispensable(model, names)
     if model["type"] == "BPE":
         rest = _with_parts(model, names, rest)

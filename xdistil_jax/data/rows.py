@@ -118,6 +118,8 @@ def _number_classes(
     Raises:
         ValueError: naming the text whose class is unknown, or that hasn't exactly one.
     """
+    if len(classes) > 128:
+        raise ValueError(f"{len(classes)} classes: a store holds at most 128")
     numbers = np.full(len(chunk), UNLABELLED, np.int8)
     for number, sentence in enumerate(chunk):
         if sentence.tags is None:

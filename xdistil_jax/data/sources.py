@@ -100,8 +100,14 @@ def language_of(path: str | os.PathLike[str]) -> str:
 
 
 def missing(path: str | os.PathLike[str]) -> CorpusError:
-    """The complaint about a file that isn't there, with the names that come nearest."""
+    """The complaint about a file that isn't there, with the names that come nearest.
+
+    Or about a folder where a file was expected, or the other way round.
+    """
     path = Path(path)
+    if path.exists():
+        wanted = "a file" if path.is_dir() else "a folder, or an ordinary file"
+        return CorpusError(f"{path}: expected {wanted}")
     folder = path.absolute()
     while not folder.exists():
         name, folder = folder.name, folder.parent

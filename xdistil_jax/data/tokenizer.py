@@ -124,36 +124,46 @@ class Tokenizer:
             files.write_atomic(Path(folder) / "tokenizer_config.json", config)
 
 
-def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> Tokenizer:
     """A folder with ``tokenizer.json`` or ``vocab.txt``, one such file, or a name on the hub.
 
-    A ``vocab.txt`` is read as WordPiece: cased, unless a ``tokenizer_config.json`` beside it says
-    ``do_lower_case``.
+    Only there has it a ``revision``: a branch, tag or commit.
+
+    A ``vocab.txt`` is read as WordPiece; a ``tokenizer_config.json`` beside it says whether text is
+    ``do_lower_case``. Without one it is, if the vocabulary has small letters and no capital.
 
     Raises:
         OSError: if there is no such file or folder, or the hub doesn't answer.
         ValueError: if a file is no tokenizer, or one of the special pieces is missing.
     """
-    path = Path(name_or_folder)
+    path = Path(name_or_folder).expanduser()
     if path.is_dir():
         found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
         if not found:
             return _load_with_transformers(str(path))
         path = found[0]
     elif not path.is_file():
-        return _load_with_transformers(str(name_or_folder))
+        return _load_with_transformers(str(name_or_folder), revision)
     config_file = path.with_name("tokenizer_config.json")
     config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
     if path.suffix == ".json":
         return parse_tokenizer(path.read_bytes(), str(path), config)
+    vocabulary = models.WordPiece.read_file(str(path))
     backend = _wordpiece(
-        models.WordPiece.read_file(str(path)),
+        vocabulary,
         source=str(path),
-        lowercase=bool(config.get("do_lower_case", False)),
+        lowercase=bool(config.get("do_lower_case", _is_uncased(vocabulary))),
         strip_accents=config.get("strip_accents"),
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
     )
     return _wrap(backend, config, str(path))
+
+
+def _is_uncased(vocabulary: Iterable[str]) -> bool:
+    """Would a word with a capital be unknown, though the same in small letters isn't?"""
+    pieces = (piece for piece in vocabulary if not (piece[:1] == "[" and piece[-1:] == "]"))
+    text = "".join(pieces)
+    return any(map(str.islower, text)) and not any(map(str.isupper, text))
 
 
 def parse_tokenizer(
@@ -270,7 +280,7 @@ def _wrap(backend: tokenizers.Tokenizer, config: Mapping[str, Any], source: str)
     return Tokenizer(backend, *(found[kind] for kind in _USUAL))
 
 
-def _load_with_transformers(name: str) -> Tokenizer:
+def _load_with_transformers(name: str, revision: str | None = None) -> Tokenizer:
     """A hub name, or a folder whose tokenizer has to be converted first; never remote code."""
     wanted = "expected a folder with tokenizer.json or vocab.txt, such a file, or a name on the hub"
     if not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
@@ -283,17 +293,20 @@ def _load_with_transformers(name: str) -> Tokenizer:
             'transformers: pip install "xdistil_jax[train]"'
         ) from error
     try:
-        fast = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
+        fast = AutoTokenizer.from_pretrained(
+            name, use_fast=True, trust_remote_code=False, revision=revision or "main"
+        )
     except Exception as error:  # transformers raises what its many readers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
             f"tokenizer {name!r}: not found here, and transformers couldn't load it from the hub; "
-            f"{wanted}. It said: {str(error).splitlines()[0]}"
+            f"{wanted}. It said: {reason}"
         ) from error
     if not fast.is_fast:
         raise ValueError(
             f"tokenizer {name!r} has no fast version: expected one with tokenizer.json"
         )
-    if fast.vocab_size <= len(fast.allspecial_ids):
+    if fast.vocab_size <= len(fast.all_special_ids):
         # Without a vocabulary beside config.json, transformers makes up an empty tokenizer.
         raise ValueError(f"{name}: its tokenizer has no pieces but the special ones; {wanted}")
     config = {kind: str(piece) for kind in _USUAL if (piece := getattr(fast, kind)) is not None}

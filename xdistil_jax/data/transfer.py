@@ -15,6 +15,7 @@ from xdistil_jax.data.corpus import CorpusError, DataSpec, load_held_out, read
 from xdistil_jax.data.leaks import text_key
 from xdistil_jax.data.readers import Sentence
 from xdistil_jax.data.sentences import ends_sentence, split_sentences
+from xdistil_jax.data.sources import HUB
 from xdistil_jax.text import words_of
 
 _MANIFEST = "manifest.json"
@@ -72,7 +73,12 @@ def make_transfer(spec: TransferSpec, *, say: Callable[[str], None]) -> dict[str
     files.require_writable(out, "--out")
     manifest = _manifest(out, spec)
     left = [code for code in languages if not _is_finished(out, manifest, code)]
-    apart = _keys(_apart(spec)) if left else frozenset()
+    apart = _keys(_apart(spec, languages)) if left else frozenset()
+    if left and not apart:
+        say(
+            "no dev or test is given: sentences of yours may stand in this text. To keep them "
+            "apart name --data.root, --data.dev and --data.test, or --apart-from"
+        )
     for code in left:
         say(f"{code}: reading {spec.source}, {spec.snapshot}.{code}")
         texts, revision = tables.articles(
@@ -93,10 +99,14 @@ def make_transfer(spec: TransferSpec, *, say: Callable[[str], None]) -> dict[str
     return manifest
 
 
-def _apart(spec: TransferSpec) -> Iterator[Sentence]:
+def _apart(spec: TransferSpec, languages: list[str]) -> Iterator[Sentence]:
+    """The sentences that must not be taken; on the hub, those of these languages."""
     for path in spec.apart_from:
         yield from read(path)
-    yield from load_held_out(spec.data)
+    data = spec.data
+    if data.root.startswith(HUB) and not data.languages:
+        data = replace(data, languages=tuple(languages))
+    yield from load_held_out(data)
 
 
 def _settings(spec: TransferSpec) -> dict[str, Any]:

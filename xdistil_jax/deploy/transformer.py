@@ -76,7 +76,7 @@ def _attention(
 def _feed_forward(
     weights: Weights, path: str, x: np.ndarray, masked: np.ndarray, sizes: Mapping[str, Any]
 ) -> np.ndarray:
-    activation = _ACTIVATIONS[sizes["activation"]]
+    activation = ACTIVATIONS[sizes["activation"]]
     return _dense(weights, f"{path}/down", activation(_dense(weights, f"{path}/up", x)))
 
 
@@ -95,7 +95,7 @@ def _gelu_tanh(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(inner))
 
 
-_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "relu": lambda x: np.maximum(x, 0),

@@ -152,7 +152,9 @@ def attention(student: EncoderOutput, teacher: EncoderOutput, batch: Batch) -> M
     On probabilities, head by head (XtremeDistilTransformers). Where student and teacher have
     different numbers of heads, the means over their heads are compared instead.
     """
-    mask = batch.repr_mask
+    # Of a row whose states are imitated, even if only those of some pieces are.
+    real = jnp.arange(batch.tokens.shape[1])[None] < batch.lengths[:, None]
+    mask = real & jnp.any(batch.repr_mask, axis=1, keepdims=True)
     pairs = mask[:, :, None] & mask[:, None, :]
     each = [
         _over_heads(student.attention[name], theirs, pairs)

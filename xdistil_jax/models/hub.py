@@ -22,7 +22,8 @@ def find_folder(
     """The folder of a checkpoint; from the hub come only files of these ``patterns``.
 
     Raises:
-        CheckpointError: for a folder that isn't there, or a name that the hub doesn't have.
+        CheckpointError: for a folder that isn't there, a name that the hub doesn't have, or one
+            without safetensors, where they are wanted.
     """
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
@@ -38,9 +39,18 @@ def find_folder(
         import huggingface_hub
 
         wanted = list(patterns)
-        return Path(
+        found = Path(
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
         )
+    if "*.safetensors" in patterns and not any(found.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{shown} on the Hugging Face hub has no safetensors; pickled weights, which may run "
+            "code when they are read, aren't fetched. Its Community tab may list a pull request "
+            "'Adding safetensors variant of this model': name it, as in --student.revision "
+            "refs/pr/1 (or teacher.revision). Or convert it once, where you trust it, with "
+            f"transformers and torch: AutoModel.from_pretrained({name!r}).save_pretrained(FOLDER)"
+        )
+    return found
 
 
 def is_name(place: str | Path) -> bool:
@@ -120,14 +130,14 @@ def own_student(name_or_folder: str | Path) -> Path | None:
     return None
 
 
-def depth(name_or_folder: str | Path) -> int:
+def depth(name_or_folder: str | Path, revision: str | None = None) -> int:
     """How many layers a checkpoint has by its config.json; 0 for a student without layers.
 
     Raises:
         CheckpointError: naming the file that says nothing of layers.
     """
     own = own_student(name_or_folder)
-    folder = own or find_folder(name_or_folder, patterns=("config.json",))
+    folder = own or find_folder(name_or_folder, revision, ("config.json",))
     config = read_config(folder / "config.json")
     if own is not None:
         return config.get("sizes", {}).get("encoder", {}).get("layers", 0)

@@ -15,8 +15,8 @@ _NONE = "—"
 class Finding(NamedTuple):
     """What one run says: student and teacher (None: outputs only) on dev, and on test if read.
 
-    ``unseen`` is the student's score on test (dev) sentences that stand in neither train nor
-    transfer text; ``pieces`` what the student was trained on, ``seconds`` how long that took.
+    ``unseen`` is the score on test (dev) sentences that stand in neither train nor transfer text;
+    ``pieces`` what the student was trained on, ``seconds`` how long that took.
     """
 
     dev: AnyScores
@@ -24,6 +24,7 @@ class Finding(NamedTuple):
     test: AnyScores | None
     teacher_test: AnyScores | None
     unseen: AnyScores | None
+    teacher_unseen: AnyScores | None
     parameters: int
     teacher_parameters: int | None
     pieces: int
@@ -44,7 +45,8 @@ class Finding(NamedTuple):
 
         return cls(
             scores(dev, "student"), scores(dev, "teacher"),
-            scores(test, "student"), scores(test, "teacher"), scores(last, "student", "unseen"),
+            scores(test, "student"), scores(test, "teacher"),
+            scores(last, "student", "unseen"), scores(last, "teacher", "unseen"),
             dev["student"]["parameters"], teacher and teacher["parameters"], pieces,
             report.get("seconds", {}).get("student", 0.0), report.get("latency"),
         )  # fmt: skip
@@ -129,8 +131,10 @@ def _teachers(found: Mapping[str, Sequence[Finding]], codes: Sequence[str]) -> l
 def _teacher(finding: Finding, codes: Sequence[str]) -> list[str]:
     scores = _split(finding)[1]
     test = finding.teacher_test and finding.teacher_test.mean
+    unseen = finding.teacher_unseen and finding.teacher_unseen.mean
     return [
-        _mean([finding.teacher_dev.mean]), _mean([test]), _NONE, _mean([scores.std]), _NONE, _NONE,
+        _mean([finding.teacher_dev.mean]), _mean([test]), _NONE, _mean([scores.std]),
+        _mean([unseen]), _NONE,
         f"{finding.teacher_parameters / 1e6:.2f}M", *[_NONE] * 6,
         *(_mean([scores.of_language(code)]) for code in codes),
     ]  # fmt: skip

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +50,8 @@ class TeacherCache:
 
     ``maps[name][k]`` is the memory map of the k-th shard in use. For each row of the store
     ``shard`` is its k (-1: the cache wasn't asked for it) and ``start`` its first token there.
-    With ``coordinates`` the student imitates the coordinates in a PCA codec's basis.
+    With ``coordinates`` the student imitates the coordinates in a PCA codec's basis; with
+    ``words_only`` the states of first pieces, not of all: of a whole text that of [CLS].
     """
 
     folder: Path
@@ -61,7 +62,7 @@ class TeacherCache:
     length: Int[np.ndarray, "R"]
     bases: Bases = Bases()
     coordinates: bool = False
-    words_only: ClassVar[bool] = False
+    words_only: bool = False
 
     @property
     def arrays(self) -> Mapping[str, Basis]:
