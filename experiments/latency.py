@@ -1,6 +1,6 @@
 """The paper's smallest student beside mBERT-base, random weights: what ``xdistil bench`` tells.
 
-    python experiments/latency.py [--embed 50] [--hidden 200] [--to runs/latency]
+    python experiments/latency.py [--embed 50] [--hidden 200]
 
 Speed needs no training: a BiLSTM student with 88,500 pieces and the tags of WikiAnn, exported.
 """
@@ -58,10 +58,11 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--teacher", default="mbert-base")
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--to", type=Path, default=Path("runs/latency"))
     given = parser.parse_args()
-    make(given.to, given.embed, given.hidden)
-    print(tables.render(bench(given.to, teacher=given.teacher, seconds=given.seconds, say=print)))
+    folder = Path("runs", "latency", f"{given.embed}-{given.hidden}")
+    if not folder.is_dir():
+        make(folder, given.embed, given.hidden)
+    print(tables.render(bench(folder, teacher=given.teacher, seconds=given.seconds, say=print)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ xdistil table experiments/table3.py --size others --test       # the other strat
 xdistil table experiments/table3.py --size tried               # 20,000 sentences: three rates each
 xdistil table experiments/table3.py --size text --test         # to convergence, at the best rates
 xdistil table experiments/table3.py --size same --test         # all at equal numbers of pieces
+xdistil table experiments/table3.py --size chosen --test       # transfer text of choose_text.py
 xdistil table experiments/table3.py --size languages --test    # ten languages, D0 among them
 xdistil table experiments/table3.py --size full --test         # the paper's; hub, accelerator
 """
@@ -14,6 +15,7 @@ from dataclasses import fields, replace
 import english
 import full as paper
 import wikiann
+from choose_text import CHOSEN, WORTHS
 
 from xdistil_jax import Experiment, Recipe
 from xdistil_jax.study import Study, Variant, varied
@@ -36,13 +38,11 @@ ORDERS = (
     ("D3.2", "D3.1"),
     ("D4.2", "D3.2"),
 )
-NOTE = (
-    "F1 kept and compression refer to the run's own teacher. The paper's column is context, in 41 "
-    "languages with mBERT as teacher, and no comparison."
-)
 MAIN = ("D0-S", "D1", "D3.1", "D3.2", "D4.1", "D4.2")
 REST = ("D2", "logit-ce", "repr-logit")
 LABELS = ("D0", "D0-S")
+SVD = "D0-S, SVD"
+"""Labels alone, from the teacher's embedding."""
 BEST = {"D0": 4.0, "D0-S": 4.0, "D1": 2.0, "D3.1": 2.0, "D3.2": 2.0, "D4.1": 1.0, "D4.2": 2.0}
 """The best factors of the learning rates, on dev, of the three that `--size tried` tries.
 
@@ -64,10 +64,10 @@ CONVERGED = varied(
 TEN = varied(wikiann.experiment, run={"latency": False})
 
 
-def label_only(base: Experiment, name: str = "D0-S") -> Experiment:
-    """Labels alone, from random embeddings, with a recipe of its own."""
+def label_only(base: Experiment, name: str = "D0-S", embedding: str = "random") -> Experiment:
+    """Labels alone, with a recipe of its own; from random embeddings, as the paper's."""
     recipe = {"schedule": {"peak": 1e-3}, "stop": {"epochs": 6.0, "evaluations": 1.0}}
-    return varied(base, strategy=name, student={"embedding": "random"}, tuning={"ce": recipe})
+    return varied(base, strategy=name, student={"embedding": embedding}, tuning={"ce": recipe})
 
 
 def rows(base: Experiment, names: tuple[str, ...], column: int, tail: str = "") -> list[Variant]:
@@ -75,7 +75,10 @@ def rows(base: Experiment, names: tuple[str, ...], column: int, tail: str = "") 
     found = []
     for name in names:
         figures = FIGURES.get(name, ())
-        chosen = label_only(base, name) if name in LABELS else varied(base, strategy=name)
+        if name == SVD:
+            chosen = label_only(base, embedding="svd")
+        else:
+            chosen = label_only(base, name) if name in LABELS else varied(base, strategy=name)
         shown = figures[min(column, len(figures) - 1)] if figures else ""
         found.append(Variant(name + tail, chosen, shown))
     return found
@@ -146,7 +149,8 @@ def own(found: list[Variant]) -> list[Variant]:
     """Beside ``found``, what the paper doesn't try: the logits' path past the projection, and
     states of the teacher's fourth layer, Table 8's best on dev.
 
-    Three seeds for the six strategies, one for the others.
+    Three seeds for the six strategies, one for the others, at rates as they are and doubled: most
+    of the six are best at doubled ones.
     """
     found = [replace(row, seeds=() if row.name in MAIN else (0,)) for row in found]
     known = {row.name: row.experiment for row in found}
@@ -157,6 +161,7 @@ def own(found: list[Variant]) -> list[Variant]:
     }
     return [
         *found,
+        *(Variant(f"{name}, rates × 2", scaled(known[name], 2.0), seeds=(0,)) for name in REST),
         *(
             Variant(f"{name}, {how}", varied(known[name], **changes), seeds=(0,))
             for name in ("repr-logit", "D4.1")
@@ -165,28 +170,44 @@ def own(found: list[Variant]) -> list[Variant]:
     ]
 
 
+def further() -> list[Variant]:
+    """D4.2 with a quarter of the further text, or with none and epochs of as many pieces."""
+    (row,) = at_best(rows(ENGLISH, ("D4.2",), 0))
+    found = [
+        replace(
+            row,
+            name=name,
+            experiment=varied(row.experiment, data={"unlabelled_root": str(CHOSEN / name)}),
+        )
+        for name in ("any", *WORTHS)
+    ]
+    longer = {"repr": {"stop": {"epochs": 1.625}}, "logit": {"stop": {"epochs": 6.5}}}
+    none = varied(row.experiment, data={"unlabelled_root": ""}, tuning=longer)
+    return [*found, replace(row, name="none", experiment=none)]
+
+
 small = Study(
     "Table 3, English, 70,000 transfer sentences, at the rates that were best without them",
     tuple(at_best(rows(ENGLISH, MAIN, 1))),
     seeds=(0, 1, 2),
     orders=ORDERS,
-    note=NOTE,
+    note=paper.context("en"),
 )
 others = Study(
     "Table 3, English, 70,000 transfer sentences: the other strategies",
     tuple(rows(ENGLISH, REST, 1)),
-    note=NOTE,
+    note=paper.context("en"),
 )
 tried = Study(
     "Table 3, English, the text of the 20,000 labelled sentences alone: the learning rates",
-    tuple(trials(CONVERGED, MAIN)),
+    tuple(trials(CONVERGED, (*MAIN, SVD))),
 )
 text = Study(
     "Table 3, English, the text of the 20,000 labelled sentences alone, to convergence",
     tuple(at_best(rows(CONVERGED, MAIN, 0))),
     seeds=(0, 1, 2),
     orders=ORDERS,
-    note=NOTE,
+    note=paper.context("en"),
 )
 same = Study(
     "Table 3, English, the text of the 20,000 labelled sentences alone, at equal pieces",
@@ -195,6 +216,7 @@ same = Study(
     orders=(
         *ORDERS,
         ("repr-logit", "D4.2"),
+        ("repr-logit, rates × 2", "D4.2"),
         ("D4.2", "logit-ce"),
         ("repr-logit, head on the BiLSTM", "D4.2"),
         ("D4.1, head on the BiLSTM", "D4.1"),
@@ -202,13 +224,20 @@ same = Study(
         ("repr-logit, layer 4", "D4.2"),
         ("D4.1, layer 4", "D4.1"),
     ),
-    note=NOTE,
+    note=paper.context("en"),
+)
+chosen = Study(
+    "Table 3, English, D4.2: a quarter of the further text, chosen by a first student",
+    tuple(further()),
+    seeds=(0, 1, 2),
+    orders=(("unsure", "any"), ("entities", "any"), ("any", "none")),
+    note=paper.context("en"),
 )
 languages = Study(
     "Table 3, ten languages",
     tuple(at_best(rows(TEN, (*LABELS, *MAIN[1:], "logit-ce"), 0), LABELS)),
     orders=(("D0-S", "D0"), *ORDERS),
-    note=NOTE,
+    note=paper.context(*wikiann.LANGUAGES),
     by_language=True,
 )
 full = Study(
@@ -223,5 +252,4 @@ full = Study(
             f", {size / 1e6:.1f}M",
         )
     ),
-    note=NOTE,
 )

@@ -9,7 +9,6 @@ from table3 import TEXT
 
 from xdistil_jax.study import Study, Variant, varied
 
-NOTE = "F1 kept refers to the run's own teacher. The paper's column is context, in 41 languages."
 PAPER = {11: "88.5", 9: "88.3", 7: "88.6", 6: "88.6", 4: "88.2", 2: "88.5", 1: "88.5"}
 ENGLISH = varied(TEXT, strategy="D4.1")
 small = Study(
@@ -19,7 +18,7 @@ small = Study(
         Variant("layers 6, 4 and 2", varied(ENGLISH, teacher={"hidden_layers": (6, 4, 2)})),
     ),
     orders=(("layer 4", "layer 6"), ("layer 4", "layer 2")),
-    note=NOTE,
+    note=paper.context("en"),
 )
 full = Study(
     "Table 8, 41 languages",
@@ -27,5 +26,4 @@ full = Study(
         Variant(f"layer {n}", varied(paper.experiment, teacher={"layer": n}), figure)
         for n, figure in PAPER.items()
     ),
-    note=NOTE,
 )

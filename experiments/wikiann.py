@@ -24,6 +24,8 @@ from xdistil_jax import (
     Tuning,
 )
 
+LANGUAGES = ("de", "en", "es", "fr", "id", "nl", "pl", "pt", "ru", "ta")
+"""Those of ../shared/data/wikiann, for the notes of tables; the run takes what is there."""
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 experiment = Experiment(
