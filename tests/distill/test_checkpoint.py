@@ -111,6 +111,19 @@ def test_what_is_saved_comes_back(tmp_path, number):
     assert Checkpoints(tmp_path).peek() == back.host
 
 
+def test_what_a_death_left_beyond_the_last_two_goes(tmp_path):
+    # Death came once the third was whole, before the first was gone, and no save is to come.
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for _ in range(3):
+        checkpoints.save(saved_of(STAGES[0]))
+    checkpoints.close()
+    assert names(tmp_path) == ["1", "2", "3"]
+    again = Checkpoints(tmp_path, keep=2)
+    assert names(tmp_path) == ["2", "3"]
+    assert again.load(state_of(STAGES[0])).stage == 2
+    again.close()
+
+
 def test_without_a_folder_nothing_is_saved():
     checkpoints = Checkpoints(None, every=0)
     checkpoints.save(saved_of(STAGES[0]))

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,7 @@ class Checkpoints:
         if folder is not None:
             with hosts.primary_first():
                 storage.settle_newest(folder, keep=keep)
+                _drop_older(folder, keep)
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 # Where a folder can't be made, those who fill it would wait minutes for it.
@@ -218,6 +220,13 @@ class Checkpoints:
             f"checkpoint {path} is damaged or of another run: {error}. Delete that folder{there} "
             "to go on from the one before, or the whole run folder to start again"
         )
+
+
+def _drop_older(folder: pathlib.Path, keep: int) -> None:
+    """Remove all but the newest ``keep``: a run killed once the newest was whole left one more."""
+    numbers = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    for number in numbers[:-keep]:
+        shutil.rmtree(folder / str(number))
 
 
 def _alone() -> dict[str, Any]:
