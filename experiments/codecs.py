@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from xdistil_jax import Session, encode_text, load_corpus, prepare_teacher
 from xdistil_jax.distill.feed import collate
-from xdistil_jax.student import Text
+from xdistil_jax.targets import Text
 from xdistil_jax.teacher.basis import fit_basis
 from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.source import OnlineTeacher

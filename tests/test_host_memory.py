@@ -20,7 +20,7 @@ from xdistil_jax.models.checkpoints import save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.session import Session
-from xdistil_jax.student import cache_teacher, encode_text
+from xdistil_jax.targets import cache_teacher, encode_text
 from xdistil_jax.teacher.anchor import AnchoredTeacher
 from xdistil_jax.teacher.cache import TeacherCache
 

@@ -10,7 +10,8 @@ from xdistil_jax import files, hosts, storage
 from xdistil_jax.data.corpus import Corpus, Sentence
 from xdistil_jax.experiment import settings
 from xdistil_jax.session import ByLanguage, Session
-from xdistil_jax.student import Share, Teaching, distil, encode_text, run_folder
+from xdistil_jax.student import Share, distil, run_folder
+from xdistil_jax.targets import Teaching, encode_text
 from xdistil_jax.training import Peers
 
 
