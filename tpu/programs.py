@@ -37,12 +37,11 @@ from xdistil_jax.sharding import batch_sharding, make_mesh, replicated
 from xdistil_jax.students import StudentSpec
 from xdistil_jax.students import student_spec as make_student
 from xdistil_jax.teacher.attention import AttentiveLookup
-from xdistil_jax.teacher.build import batch_shapes
 from xdistil_jax.teacher.cache import CacheLookup
 from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.forward import forward
 from xdistil_jax.teacher.manifest import CacheSettings
-from xdistil_jax.teacher.plan import cut_batches, padded_widths
+from xdistil_jax.teacher.shapes import batch_shapes, cut_batches, padded_widths
 from xdistil_jax.teacher.source import OnlineLookup
 from xdistil_jax.types import Batch
 

@@ -30,7 +30,7 @@ from xdistil_jax.sizes import BiLSTMSizes, StudentSizes, TeacherSizes, Transform
 from xdistil_jax.students import StudentSpec, student_spec
 from xdistil_jax.teacher.names import kept_by
 from xdistil_jax.teacher.outputs import sentence_hash
-from xdistil_jax.teacher.plan import padded_widths
+from xdistil_jax.teacher.shapes import padded_widths
 from xdistil_jax.teacher.shards import distinct, keys
 
 _CHUNK = 8192

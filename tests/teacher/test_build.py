@@ -25,10 +25,9 @@ from tests.teacher.toys import (
 from xdistil_jax.models.functional import build
 from xdistil_jax.models.layers import unstack_layers
 from xdistil_jax.sharding import make_mesh
-from xdistil_jax.teacher.build import batch_shapes
 from xdistil_jax.teacher.forward import Pass, forward
 from xdistil_jax.teacher.manifest import identify_teacher, list_caches
-from xdistil_jax.teacher.plan import padded_widths
+from xdistil_jax.teacher.shapes import batch_shapes, padded_widths
 from xdistil_jax.teacher.shards import Ledger
 
 TEXT = random_rows(60)
@@ -88,7 +87,7 @@ def test_new_sentences_cost_only_themselves(tmp_path):
 def test_much_work_on_a_cpu_is_padded_less(tmp_path, monkeypatch):
     little, much = (batch_shapes(make_mesh(), work)[1] for work in (1e11, 1e13))
     assert little < much
-    monkeypatch.setattr("xdistil_jax.teacher.build._WORTH_WIDTHS", 1e5)
+    monkeypatch.setattr("xdistil_jax.teacher.shapes._WORTH_WIDTHS", 1e5)
     forward.clear_cache()
     build_toy(tmp_path, make_store(random_rows(300)))
     assert 9 < forward._cache_size() <= len(padded_widths(SETTINGS.max_length, per_octave=16)) == 36

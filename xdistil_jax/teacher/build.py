@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -30,7 +30,8 @@ from xdistil_jax.teacher.manifest import (
     refuse_misfit,
     write_manifest,
 )
-from xdistil_jax.teacher.plan import Cut, claim, cut_batches, padded_widths, write_plan
+from xdistil_jax.teacher.plan import claim, write_plan
+from xdistil_jax.teacher.shapes import Shapes
 from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, distinct, keys, locate
 from xdistil_jax.trees import leaves
 from xdistil_jax.types import Params
@@ -40,22 +41,6 @@ SHARD_BYTES = 40 << 20
 _SAMPLED_PIECES = 1 << 15
 # With fewer batches the pass is over before an estimate is of use.
 _WORTH_TIMING = 8
-
-
-# Parameters times pieces from which a CPU saves more by padding less than it spends on compiling
-# more programs, half a second each.
-_WORTH_WIDTHS = 1e12
-
-
-def batch_shapes(mesh: Mesh, work: float = 0.0) -> tuple[int, int]:
-    """(padded pieces of a batch, widths an octave), unless told otherwise.
-
-    16,384 pieces for each accelerator of ``data``. A CPU computes small batches as fast as large
-    ones; there much ``work`` (parameters beside the embeddings, times pieces) is cut more finely.
-    """
-    if sharding.platform(mesh) == "cpu":
-        return 768, 16 if work > _WORTH_WIDTHS else 4
-    return 16384 * mesh.shape["data"], 4
 
 
 def build_cache(
@@ -76,8 +61,8 @@ def build_cache(
 
     No other row is read. A PCA codec's basis is fitted to a sample of the rows that an empty cache
     is to be filled with; all that is added later is encoded with the same one. ``token_budget`` is
-    a batch's padded pieces (None: see ``batch_shapes``). ``only`` is the id, or the start of it, of
-    the one cache that will do. ``params`` that are split over ``mesh`` stay so.
+    a batch's padded pieces (None: see ``shapes.batch_shapes``). ``only`` is the id, or the start of
+    it, of the one cache that will do. ``params`` that are split over ``mesh`` stay so.
 
     Raises:
         CacheMismatch: if ``only`` doesn't fit the settings, or a newer version wrote the cache.
@@ -115,7 +100,7 @@ def _compute(
     teacher: Pass,
     row_keys: Shaped[np.ndarray, "R"],
     rows: Int[np.ndarray, "N"],
-    shapes: "Shapes",
+    shapes: Shapes,
     say: Callable[[str], None],
 ) -> None:
     """Fill this process's planned shards. Its lists are gone before the cache is bound."""
@@ -128,26 +113,6 @@ def _compute(
         say(_announce(folder.parent, ledger, teacher.settings, len(lacking)))
         teacher = replace(teacher, bases=_bases(folder, teacher.settings))
     _fill(ledger, teacher, row_keys, works, say)
-
-
-class Shapes(NamedTuple):
-    """In which shapes batches are computed; ``multiple`` is the number of devices."""
-
-    widths: tuple[int, ...]
-    token_budget: int
-    multiple: int
-
-    @classmethod
-    def of(cls, mesh: Mesh, max_length: int, token_budget: int | None, work: float) -> "Shapes":
-        """Those of a mesh; None: the budget that suits its devices."""
-        suits, per_octave = batch_shapes(mesh, work)
-        widths = padded_widths(max_length, per_octave=per_octave)
-        return cls(widths, suits if token_budget is None else token_budget, mesh.shape["data"])
-
-    def cut(self, lengths: Int[np.ndarray, "R"]) -> list[Cut]:
-        """Batches of rows that are sorted from long to short."""
-        budget, multiple = self.token_budget, self.multiple
-        return cut_batches(lengths, self.widths, token_budget=budget, multiple=multiple)
 
 
 def _blocks(params: Params) -> list[Any]:

@@ -18,7 +18,7 @@ from xdistil_jax.models.functional import Functional
 from xdistil_jax.teacher.basis import Bases
 from xdistil_jax.teacher.codec import LOGITS, NotFiniteError, find_codec, refuse_non_finite
 from xdistil_jax.teacher.manifest import CacheSettings, hidden_name
-from xdistil_jax.teacher.plan import Cut
+from xdistil_jax.teacher.shapes import Cut
 from xdistil_jax.types import Params
 
 

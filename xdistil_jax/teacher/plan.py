@@ -1,56 +1,15 @@
 """Which rows go into which shard and batch: decided, and on disk, before anything is computed."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from xdistil_jax.teacher.shapes import Cut
 from xdistil_jax.teacher.shards import Ledger, Planned, Sealed, locate
 
 # A reader holds a file open for each array of each shard: a large build gets larger shards.
 _MOST_SHARDS = 256
-
-
-class Cut(NamedTuple):
-    """A batch: entries ``start`` up to ``stop`` of a list, in ``size`` rows of ``width``."""
-
-    start: int
-    stop: int
-    size: int
-    width: int
-
-
-def padded_widths(max_length: int, *, per_octave: int = 4) -> tuple[int, ...]:
-    """Widths of batches, ``per_octave`` (4, 8 or 16) to each doubling, up to ``max_length`` itself.
-
-    Below 16 the steps are no finer: most sentences are short, and each width is a program. A
-    teacher may have no position beyond the maximum.
-    """
-    finest = 16 // per_octave
-    widths = [finest]
-    while widths[-1] < max_length:
-        octave = 1 << widths[-1].bit_length() - 1
-        widths.append(widths[-1] + max(finest, octave // per_octave))
-    return (*(width for width in widths if width < max_length), max_length)
-
-
-def cut_batches(
-    lengths: Int[np.ndarray, "R"], widths: Sequence[int], *, token_budget: int, multiple: int
-) -> list[Cut]:
-    """Cut a list that is sorted from long to short into batches; only the very last isn't full.
-
-    A batch is as wide as its first row asks, and takes shorter rows too: as many as the budget
-    allows, in a multiple of ``multiple``.
-    """
-    cuts = []
-    start = 0
-    while start < len(lengths):
-        width = widths[int(np.searchsorted(widths, lengths[start]))]
-        size = max(token_budget // width // multiple, 1) * multiple
-        cuts.append(Cut(start, min(start + size, len(lengths)), size, width))
-        start += size
-    return cuts
 
 
 def claim(

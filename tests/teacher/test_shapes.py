@@ -1,4 +1,4 @@
-"""Plans: every row in one batch that it fits, few shapes, little padding."""
+"""Shapes: every row in one batch that it fits, few shapes, little padding."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdistil_jax.teacher.plan import cut_batches, padded_widths
+from xdistil_jax.teacher.shapes import cut_batches, padded_widths
 
 
 @given(st.integers(4, 2000), st.sampled_from([4, 8, 16]))
