@@ -19,9 +19,15 @@ NOTE = (
 )
 
 
+STEPS = {"teacher": 300, "logit": 500, "ce": 100}
+"""At least so many: the epochs of so little text are over before anything is learnt."""
+
+
 def rows(base: Experiment, sizes: dict[int, str]) -> tuple[Variant, ...]:
     """A row for each size of the transfer set."""
-    few = varied(base, data={"labels_per_language": 100}, teacher={"min_f1": 0.0})
+    stops = {name: {"stop": {"min_steps": steps}} for name, steps in STEPS.items()}
+    teacher = {"min_f1": 0.0, "recipe": stops.pop("teacher")}
+    few = varied(base, data={"labels_per_language": 100}, teacher=teacher, tuning=stops)
     return tuple(
         Variant(f"{size:,} transfer", varied(few, data={"transfer_limit": size}), figure)
         for size, figure in sizes.items()
