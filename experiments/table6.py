@@ -26,7 +26,9 @@ STEPS = {"teacher": 300, "logit": 500, "ce": 100}
 def rows(base: Experiment, sizes: dict[int, str]) -> tuple[Variant, ...]:
     """A row for each size of the transfer set."""
     stops = {name: {"stop": {"min_steps": steps}} for name, steps in STEPS.items()}
-    teacher = {"min_f1": 0.0, "recipe": stops.pop("teacher")}
+    # Cut to the transfer text, the vocabulary would give each row another teacher.
+    whole = bool(base.teacher.tokenizer)
+    teacher = {"min_f1": 0.0, "recipe": stops.pop("teacher"), "whole_vocabulary": whole}
     few = varied(base, data={"labels_per_language": 100}, teacher=teacher, tuning=stops)
     return tuple(
         Variant(f"{size:,} transfer", varied(few, data={"transfer_limit": size}), figure)

@@ -106,6 +106,12 @@ def test_sizes_of_teachers_follow_the_experiment(tmp_path):
     assert (sizes.layers, sizes.vocab, sizes.fine_tuned) == (1, spec.vocab_size, False)
     cut = counting.teacher_sizes(replace(config, tokenizer="any"), counts)
     assert cut.vocab == counts.vocab
+    given = train_tokenizer([*load_corpus(EXPERIMENT.data).train], 300)
+    given.save(tmp_path / "given")
+    config = TeacherConfig(tokenizer=str(tmp_path / "given"))
+    assert counting.teacher_sizes(config, counts).vocab == counts.vocab
+    whole = counting.teacher_sizes(replace(config, whole_vocabulary=True), counts)
+    assert whole.vocab == given.vocab_size != counts.vocab
     scratch = counting.teacher_sizes(EXPERIMENT.teacher, counts)
     assert (scratch.vocab, scratch.width, scratch.feed_forward) == (800, 32, 64)
     assert counting.teacher_sizes(TeacherConfig(outputs="folder"), counts) is None

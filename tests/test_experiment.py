@@ -135,6 +135,13 @@ def test_the_hash_changes_with_every_field_but_those_without_effect():
     assert len(set(effective)) == len(effective)
 
 
+def test_a_choice_that_came_later_leaves_hashes_as_they_were():
+    assert "whole_vocabulary" not in settings(TeacherConfig())
+    chosen = TeacherConfig(whole_vocabulary=True)
+    assert settings(chosen)["whole_vocabulary"] is True
+    assert restore(settings(chosen), TeacherConfig) == chosen
+
+
 def test_the_hash_covers_the_fields_of_a_stage():
     plain = OWN_STAGES[0]
     changes = [

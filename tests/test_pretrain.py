@@ -295,7 +295,7 @@ def test_other_settings_or_text_are_refused(text, short, tmp_path):
     [
         ({"teacher": TeacherConfig(codec="int8")}, "teacher.codec means nothing in pretraining"),
         ({"run": RunConfig(out="x")}, "run.out means nothing .* --out"),
-        ({"whole_vocabulary": True}, "name it, teacher.tokenizer"),
+        ({"teacher": TeacherConfig(whole_vocabulary=True)}, "name it, teacher.tokenizer"),
         ({"teacher": TeacherConfig(max_length=512)}, "fills 4 rows of 512 pieces, too few"),
         ({"rate": 1.5}, "a masking rate of 1.5"),
         ({"data": DataSpec()}, "no text: name files"),
@@ -328,7 +328,7 @@ def test_the_command_cuts_a_given_vocabulary_or_keeps_it(text, tmp_path, capsys)
             "pretrain", "--out", str(out), "--data.unlabelled", str(text / "de.txt"),
             *("--teacher.width", "8", "--teacher.layers", "1", "--teacher.heads", "1"),
             *("--teacher.feed-forward", "8", "--teacher.max-length", "8"),
-            *("--teacher.tokenizer", str(vocab), "--whole-vocabulary", flag),
+            *("--teacher.tokenizer", str(vocab), "--teacher.whole-vocabulary", flag),
             *("--teacher.recipe.stop.epochs", "0.1", "--run.buckets", "1"),
         ])  # fmt: skip
         said = capsys.readouterr()

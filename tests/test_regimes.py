@@ -24,9 +24,11 @@ from xdistil_jax import (
     pipeline,
     prepare_teacher,
 )
+from xdistil_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
 from xdistil_jax.distill.stages import Schedule, StopRule
 from xdistil_jax.distill.strategies import Recipe
+from xdistil_jax.session import Trained
 
 LANGUAGES = ("de", "vi")
 SHIFT = {"O": "O", "PER": "LOC", "LOC": "ORG", "ORG": "PER"}
@@ -95,6 +97,28 @@ def test_nothing_but_the_budgeted_labels_is_learned_from(root):
         session = Session.start(chosen, only=first.folder)
         with pytest.raises(ValueError, match=r"would now give .*/teacher-"):
             prepare_teacher(session, load_corpus(chosen.data))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_label_budget_has_one_teacher_whatever_the_transfer_text(root, whole):
+    given = root.parent / "tokenizer"
+    train_tokenizer(list(load_corpus(DataSpec(root=str(root))).train), 300).save(given)
+
+    def prepared(transfer: int, only: pathlib.Path | None = None) -> Trained:
+        chosen = regime(root, labels_per_language=5, transfer_limit=transfer)
+        teacher = replace(chosen.teacher, tokenizer=str(given), whole_vocabulary=whole)
+        chosen = replace(chosen, teacher=replace(teacher, recipe=Recipe(stop=StopRule(epochs=1))))
+        corpus = load_corpus(chosen.data)
+        assert len(corpus.transfer) == transfer
+        return prepare_teacher(Session.start(chosen, only=only), corpus)
+
+    first = prepared(20)
+    if whole:
+        assert first.tokenizer.fingerprint == load_tokenizer(given).fingerprint
+        assert prepared(90, only=first.folder).fingerprint == first.fingerprint
+    else:
+        with pytest.raises(ValueError, match=r"would now give .*/teacher-"):
+            prepared(90, only=first.folder)
 
 
 # --- a student for each language -------------------------------------------------------------

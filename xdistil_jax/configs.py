@@ -19,15 +19,16 @@ class TeacherConfig:
 
     ``checkpoint`` is a local Hugging Face folder or a hub name; empty trains one from scratch of
     the given sizes, on a WordPiece vocabulary of ``vocab_size`` pieces that is trained on the text
-    or, with ``tokenizer`` (folder, vocabulary file or hub name), on a given one, cut to the text. A
-    checkpoint with another ``tokenizer`` keeps its blocks (the lowest ``keep_layers``; 0: all) and
-    the embeddings of the pieces that both vocabularies have. ``layer`` is the one whose states the
-    student imitates (1 … L; 0: the last); ``fine_tune=False`` takes a token-classification
-    checkpoint as it is, whatever its tags: they are matched by name, after ``labels`` has renamed
-    types (``("PERSON=PER", "MISC=O")``). ``outputs`` is a folder that ``OutputsWriter`` has filled,
-    instead of a model. ``codec`` is how the cache stores states: ``bf16``, ``int8``, or, as int8,
-    principal coordinates: ``pca-256`` so many, ``pca-0.99`` as many as hold that share of the
-    energy. ``word_dropout`` hides whole pieces in training;
+    or, with ``tokenizer`` (folder, vocabulary file or hub name), on a given one. That is cut to
+    train and transfer text, unless ``whole_vocabulary``: then the teacher is the same whatever the
+    transfer text. A checkpoint with another ``tokenizer`` keeps its blocks (the lowest
+    ``keep_layers``; 0: all) and the embeddings of the pieces that both have. ``layer`` is the one
+    whose states the student imitates (1 … L; 0: the last); ``fine_tune=False`` takes a
+    token-classification checkpoint as it is, whatever its tags: they are matched by name, after
+    ``labels`` has renamed types (``("PERSON=PER", "MISC=O")``). ``outputs`` is a folder that
+    ``OutputsWriter`` has filled, instead of a model. ``codec`` is how the cache stores states:
+    ``bf16``, ``int8``, or, as int8, principal coordinates: ``pca-256`` so many, ``pca-0.99`` as
+    many as hold that share of the energy. ``word_dropout`` hides whole pieces in training;
     ``min_f1`` is the dev F1 in percent under which nothing is distilled; ``cache`` is the id of the
     one teacher cache that will do. ``hidden_layers`` are the layers that the student imitates,
     instead of ``layer``, where they are several (0: the embeddings). ``tensor_parallel`` is for a
@@ -62,6 +63,7 @@ class TeacherConfig:
     cache: str = ""
     tensor_parallel: int = 0
     hidden_layers: tuple[int, ...] = ()
+    whole_vocabulary: bool = False
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def teacher_sizes(
     relative = isinstance(spec, DebertaSpec) and spec.relative
     return TeacherSizes(
         Path(config.checkpoint).name or "teacher",
-        counts.vocab if config.checkpoint and config.tokenizer else spec.vocab_size,
+        _teacher_vocab(config, counts, spec),
         spec.width,
         spec.layers,
         spec.feed_forward,
@@ -153,6 +153,13 @@ def teacher_sizes(
         fine_tuned=config.fine_tune,
         cached=len(imitated_layers(config, student, spec)),
     )
+
+
+def _teacher_vocab(config: TeacherConfig, counts: Counts, spec: AnySpec) -> int:
+    if not config.tokenizer:
+        return spec.vocab_size
+    whole = config.whole_vocabulary and Path(config.tokenizer).exists()
+    return load_tokenizer(config.tokenizer).vocab_size if whole else counts.vocab
 
 
 def _teacher_spec(config: TeacherConfig, counts: Counts) -> AnySpec:

@@ -100,20 +100,27 @@ _WITHOUT_EFFECT = {
     ("TeacherConfig", "min_f1"),
     ("TeacherConfig", "tensor_parallel"),
 }
+# Choices that came later: runs of before, which didn't have them, are still found by their hash.
+_ADDED = {("TeacherConfig", "whole_vocabulary")}
 
 
 def settings(value: Any) -> Any:
     """A configuration as JSON types, without what changes no result."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        of_fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
         kind = type(value).__name__
-        names = [field.name for field in dataclasses.fields(value)]
-        chosen = [name for name in names if (kind, name) not in _WITHOUT_EFFECT]
-        return {name: settings(getattr(value, name)) for name in chosen}
+        return {field.name: settings(of) for field, of in of_fields if _tells(kind, field, of)}
     if isinstance(value, tuple | list):
         return [settings(each) for each in value]
     if isinstance(value, dict):
         return {key: settings(each) for key, each in value.items()}
     return value
+
+
+def _tells(kind: str, field: dataclasses.Field[Any], value: Any) -> bool:
+    if (kind, field.name) in _ADDED:
+        return bool(value != field.default)
+    return (kind, field.name) not in _WITHOUT_EFFECT
 
 
 def restore(record: Any, kind: Any = Experiment) -> Any:

@@ -40,12 +40,22 @@ _CHUNK = 8192
 
 
 def choose_tokenizer(config: TeacherConfig, text: Sequence[Sentence]) -> Tokenizer:
-    """The checkpoint's; or one trained on the text; or a given one, cut to the text."""
+    """The checkpoint's; or one trained on the text; or a given one, cut to the text or whole.
+
+    Raises:
+        ValueError: for a whole vocabulary where none is given.
+    """
+    if config.whole_vocabulary and not config.tokenizer:
+        raise ValueError(
+            "teacher.whole_vocabulary is about a given tokenizer: name it, teacher.tokenizer"
+        )
     if not config.tokenizer and not config.checkpoint:
         return train_tokenizer(text, config.vocab_size)
     if not config.tokenizer:
         return _own_tokenizer(config)
     tokenizer = load_tokenizer(config.tokenizer)
+    if config.whole_vocabulary:
+        return tokenizer
     # Its embeddings are to be learned from this text, so pieces that never occur are dead weight.
     used = np.zeros(tokenizer.vocab_size, bool)
     for start in range(0, len(text), _CHUNK):

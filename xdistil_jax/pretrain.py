@@ -59,8 +59,6 @@ class Pretraining:
     run: RunConfig = RunConfig()
     rate: float = 0.15
     """The share of the pieces that is hidden."""
-    whole_vocabulary: bool = False
-    """Keep all pieces of teacher.tokenizer, not only those of the text."""
 
 
 # What belongs to a teacher that is fine-tuned, cached or given as outputs.
@@ -113,8 +111,6 @@ def _refuse(config: Pretraining) -> None:
             raise ValueError(f"teacher.{name} means nothing in pretraining: leave it out")
     if config.run.out != RunConfig().out:
         raise ValueError("run.out means nothing in pretraining: give the folder with --out")
-    if config.whole_vocabulary and not config.teacher.tokenizer:
-        raise ValueError("whole_vocabulary is about a given tokenizer: name it, teacher.tokenizer")
 
 
 def _hold_to_settings(folder: Path, wanted: dict[str, Any]) -> None:
@@ -186,10 +182,7 @@ def _tokenizer(config: Pretraining, text: Sentences, folder: Path) -> Tokenizer:
     chosen = folder / "tokenizer"
 
     def choose() -> None:
-        if config.whole_vocabulary:
-            tokenizer = load_tokenizer(config.teacher.tokenizer)
-        else:
-            tokenizer = choose_tokenizer(config.teacher, text)
+        tokenizer = choose_tokenizer(config.teacher, text)
         tokenizer.save(chosen, longest=config.teacher.max_length)
 
     if not hosts.primarys((chosen / "tokenizer.json").is_file()):
