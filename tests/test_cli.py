@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import os
 import pkgutil
 import shutil
 import signal
@@ -105,6 +106,17 @@ def test_help_is_no_failure(name, capsys):
         cli.main([name, "--help"])
     assert caught.value.code == 0
     assert f"usage: xdistil {name}" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_is_no_failure():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        ended = subprocess.run(
+            [sys.executable, "-m", "xdistil_jax", "--help"],
+            stdout=stdout, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("name", "near"), [("pln", "plan"), ("distill", "distil")])
