@@ -32,6 +32,7 @@ RANKS = {
     **dict.fromkeys(("latency", "tagging"), 8.5),
     **dict.fromkeys(("evaluation", "training", "transplant", "gate"), 9),
     **dict.fromkeys(("classification", "alignment"), 9),
+    "backbone": 9.5,
     **dict.fromkeys(("finetune", "finished"), 10),
     "start": 10.5,
     **dict.fromkeys(("students", "pretrain"), 11),

@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 from tests.started import launch
-from xdistil_jax import DataSpec, RunConfig, TeacherConfig, cli, finetune, trees
+from xdistil_jax import DataSpec, RunConfig, TeacherConfig, backbone, cli, trees
 from xdistil_jax import pretrain as pretraining
 from xdistil_jax.data.corpus import CorpusError
 from xdistil_jax.data.tokenizer import load_tokenizer
@@ -184,7 +184,9 @@ def test_it_is_a_teacher(made):
     out, _ = made
     config = TeacherConfig(checkpoint=str(out), max_length=8)
     tags = ("O", "B-LOC", "I-LOC")
-    spec, params, own = finetune._start(config, load_tokenizer(out), tags, jax.random.key(0))
+    spec, params, own = backbone.start_backbone(
+        config, load_tokenizer(out), tags, jax.random.key(0)
+    )
     assert own == tags
     whole, before = load_masked_lm(out, key=jax.random.key(0))
     assert spec == replace(whole.encoder(3), stacked=True)

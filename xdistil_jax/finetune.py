@@ -8,24 +8,22 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from xdistil_jax import files, hosts, storage
 from xdistil_jax.alignment import imitated_layers
+from xdistil_jax.backbone import checkpoint_identity, choose_tokenizer, start_backbone
 from xdistil_jax.classification import separated
 from xdistil_jax.configs import TeacherConfig
-from xdistil_jax.data.corpus import Corpus, Sentence
-from xdistil_jax.data.cutting import cut_tokenizer
+from xdistil_jax.data.corpus import Corpus
 from xdistil_jax.data.spool import join
-from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from xdistil_jax.data.tokenizer import Tokenizer
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import hash8, settings
 from xdistil_jax.labels import LabelMap, Labels
 from xdistil_jax.models import partition
-from xdistil_jax.models.checkpoints import keep_lowest, load_encoder, save_encoder
-from xdistil_jax.models.encoder import EncoderSpec
+from xdistil_jax.models.checkpoints import load_encoder, save_encoder
 from xdistil_jax.models.families import AnySpec
-from xdistil_jax.models.functional import build
 from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.sharding import by_rules, fetched, lay, make_mesh, placer, platform
 from xdistil_jax.teacher.codec import find_codec
@@ -33,35 +31,7 @@ from xdistil_jax.teacher.ensemble import normalised
 from xdistil_jax.teacher.manifest import identify_teacher
 from xdistil_jax.teacher.outputs import read_outputs
 from xdistil_jax.training import train_plan
-from xdistil_jax.transplant import transplant
 from xdistil_jax.types import Params
-
-_CHUNK = 8192
-
-
-def choose_tokenizer(config: TeacherConfig, text: Sequence[Sentence]) -> Tokenizer:
-    """The checkpoint's; or one trained on the text; or a given one, cut to the text or whole.
-
-    Raises:
-        ValueError: for a whole vocabulary where none is given.
-    """
-    if config.whole_vocabulary and not config.tokenizer:
-        raise ValueError(
-            "teacher.whole_vocabulary is about a given tokenizer: name it, teacher.tokenizer"
-        )
-    if not config.tokenizer and not config.checkpoint:
-        return train_tokenizer(text, config.vocab_size)
-    if not config.tokenizer:
-        return _own_tokenizer(config)
-    tokenizer = load_tokenizer(config.tokenizer)
-    if config.whole_vocabulary:
-        return tokenizer
-    # Its embeddings are to be learned from this text, so pieces that never occur are dead weight.
-    used = np.zeros(tokenizer.vocab_size, bool)
-    for start in range(0, len(text), _CHUNK):
-        words = {word for sentence in text[start : start + _CHUNK] for word in sentence.words}
-        used[tokenizer.word_pieces(list(words))[0]] = True
-    return cut_tokenizer(tokenizer, np.flatnonzero(used))[0]
 
 
 def prepare_teacher(session: Session, corpus: Corpus) -> Trained | Given | Ensemble:
@@ -158,7 +128,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     session.look_up(folder, "model")
     if not hosts.primarys((folder / "model" / "config.json").is_file()):
         session.refuse_other(folder)
-        spec, params, own = _start(config, tokenizer, tags, key)
+        spec, params, own = start_backbone(config, tokenizer, tags, key)
         spec = separated(spec, tokenizer, corpus.tagset)
         if config.fine_tune:
             session.say(f"teacher: fine-tuning in {folder}")
@@ -238,84 +208,3 @@ def _renamed(config: TeacherConfig) -> dict[str, str]:
     if wrong := [f"{a}{sign}{b}" for a, sign, b in pairs if not (a and sign and b)]:
         raise ValueError(f"teacher.labels: {wrong[0]!r} is no THEIRS=OURS, such as MISC=O")
     return {theirs: ours for theirs, _, ours in pairs}
-
-
-def _start(
-    config: TeacherConfig, tokenizer: Tokenizer, tags: tuple[str, ...], key: Array
-) -> tuple[AnySpec, Params, tuple[str, ...]]:
-    """The encoder before fine-tuning, and the tags of its head."""
-    if not config.checkpoint:
-        spec = EncoderSpec(
-            tokenizer.vocab_size, config.width, config.layers, config.heads,
-            config.feed_forward, positions=max(config.max_length, 16), classes=len(tags),
-            dropout=config.dropout, word_dropout=config.word_dropout,
-        )  # fmt: skip
-        return spec, build(spec).init(key), tags
-    revision = config.revision or None
-    if config.fine_tune:
-        spec, params, own = load_encoder(
-            config.checkpoint, len(tags), labels=tags, key=key, revision=revision
-        )
-    else:
-        spec, params, own = load_encoder(config.checkpoint, revision=revision)
-    spec, params = fitted(config, tokenizer, spec, params, key)
-    return spec, params, own or tags
-
-
-def pretrained_table(
-    config: TeacherConfig, tokenizer: Tokenizer, tags: tuple[str, ...]
-) -> Float[np.ndarray, "V D"]:
-    """The teacher's embeddings before it was fine-tuned: those of its checkpoint.
-
-    Raises:
-        ValueError: for a teacher without a checkpoint, or one that is taken as it is.
-    """
-    if not config.checkpoint or not config.fine_tune:
-        lacks = "is fine-tuned already" if config.checkpoint else "has no checkpoint"
-        raise ValueError(
-            f"student.embedding_source is pretrained, but the teacher {lacks}: set it to "
-            "fine-tuned, or teacher.checkpoint to a model that is to be fine-tuned"
-        )
-    params = _start(config, tokenizer, tags, jax.random.key(config.seed))[1]
-    return fetched(params["embed"]["table"])
-
-
-def fitted(
-    config: TeacherConfig, tokenizer: Tokenizer, spec: AnySpec, params: Params, key: Array
-) -> tuple[AnySpec, Params]:
-    """The checkpoint's encoder with the layers and the vocabulary that were asked for."""
-    if config.max_length > spec.longest:
-        raise ValueError(
-            f"teacher.max_length is {config.max_length}, but {config.checkpoint} has "
-            f"{spec.longest} positions: set it to at most that"
-        )
-    if config.keep_layers:
-        if config.keep_layers > spec.layers:
-            raise ValueError(
-                f"teacher.keep_layers is {config.keep_layers}; the checkpoint has {spec.layers}"
-            )
-        spec, params = keep_lowest(spec, params, config.keep_layers)
-    own = _own_tokenizer(config)
-    if own.vocab_size > spec.vocab_size:
-        raise ValueError(
-            f"{config.checkpoint}: its tokenizer has {own.vocab_size:,} pieces, its embedding "
-            f"{spec.vocab_size:,} rows; they don't belong together"
-        )
-    if own.fingerprint != tokenizer.fingerprint:
-        spec = replace(spec, vocab_size=tokenizer.vocab_size)
-        params["embed"]["table"] = transplant(params["embed"]["table"], own, tokenizer, key)
-    return spec, params
-
-
-def _own_tokenizer(config: TeacherConfig) -> Tokenizer:
-    """The checkpoint's."""
-    return load_tokenizer(config.checkpoint, config.revision or None)
-
-
-def checkpoint_identity(checkpoint: str) -> str:
-    """Of a local checkpoint, what its files hold: the same path may hold others another day."""
-    folder = Path(checkpoint).expanduser()
-    if not checkpoint or not folder.is_dir():
-        return checkpoint
-    found = [*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("vocab.txt")]
-    return " ".join(f"{path.name} {files.checksum(path)}" for path in sorted(found))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from xdistil_jax import files, hosts, storage
+from xdistil_jax.backbone import checkpoint_identity, choose_tokenizer, fitted
 from xdistil_jax.compilation import persistent_cache
 from xdistil_jax.configs import RunConfig, TeacherConfig
 from xdistil_jax.data.corpus import DataSpec, ReadLog, load_text
@@ -22,7 +23,7 @@ from xdistil_jax.distill.masking import Masking
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
 from xdistil_jax.distill.strategies import Recipe
 from xdistil_jax.experiment import Experiment, hash8, settings
-from xdistil_jax.finetune import checkpoint_identity, choose_tokenizer, fitted, kept_by_primary
+from xdistil_jax.finetune import kept_by_primary
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.models.masked_lm import MaskedLMSpec, load_masked_lm, save_masked_lm

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xdistil_jax import files
+from xdistil_jax.backbone import pretrained_table
 from xdistil_jax.configs import StudentConfig
 from xdistil_jax.data.sources import missing
 from xdistil_jax.data.tokenizer import WITHIN_WORD, Tokenizer
 from xdistil_jax.data.vectors import read_vectors
-from xdistil_jax.finetune import pretrained_table
 from xdistil_jax.session import Ensemble, Given, Session, Trained
 from xdistil_jax.sharding import fetched
 from xdistil_jax.transplant import transplant

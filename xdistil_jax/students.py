@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 
 from xdistil_jax import trees
 from xdistil_jax.alignment import Target
+from xdistil_jax.backbone import checkpoint_identity
 from xdistil_jax.configs import StudentConfig
 from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
 from xdistil_jax.deploy.bundle import Bundle, load_bundle
 from xdistil_jax.deploy.transformer import ACTIVATIONS
 from xdistil_jax.experiment import restore
-from xdistil_jax.finetune import checkpoint_identity
 from xdistil_jax.labels import Labels
 from xdistil_jax.models import hub
 from xdistil_jax.models.bilstm import BiLSTMSpec
