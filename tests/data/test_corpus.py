@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.toys import spec_of, two_languages, write
 from xdistil_jax.data.corpus import (
     CorpusError,
     DataSpec,
@@ -19,84 +20,48 @@ from xdistil_jax.data.corpus import (
 from xdistil_jax.labels import TagSet
 
 
-def _write(path, *sentences, tag="O"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join("".join(f"{w}\t{tag}\n" for w in s.split()) for s in sentences))
-    return str(path)
-
-
 @pytest.fixture
 def root(tmp_path):
-    for language in ("de", "en"):
-        folder = tmp_path / "ner" / language
-        _write(folder / "train.txt", *(f"{language} {n}" for n in range(20)), "same", tag="B-PER")
-        _write(folder / "dev.txt", f"{language} dev", "same", tag="B-PER")
-        _write(folder / "test.txt", f"{language} test", tag="B-PER")
-    (tmp_path / "text").mkdir()
-    lines = "".join(f"line {n} .\n" for n in range(30))
-    (tmp_path / "text" / "en.txt").write_text(f"same\n{lines}en dev\n")
-    (tmp_path / "text" / "SOURCES.tsv").write_text("en\tx\n")
-    return tmp_path
-
-
-def _spec(root, **options):
-    return DataSpec(root=str(root / "ner"), unlabelled_root=str(root / "text"), **options)
+    return two_languages(tmp_path)
 
 
 def test_folders_of_languages(root):
-    corpus = load_corpus(_spec(root))
+    corpus = load_corpus(spec_of(root))
     assert corpus.languages == ("de", "en")
     assert corpus.tagset == TagSet(("PER",))
     assert [s.language for s in corpus.train] == ["de"] * 21 + ["en"] * 21
     assert corpus.dev[0] == Sentence(("de", "dev"), ("B-PER", "B-PER"), "de")
-    assert load_test(_spec(root))[1].words == ("en", "test")
+    assert load_test(spec_of(root))[1].words == ("en", "test")
     assert corpus.log.notes == ["no unlabelled text for de"]
 
 
 def test_transfer_is_train_text_then_unlabelled_without_dev(root):
-    corpus = load_corpus(_spec(root))
+    corpus = load_corpus(spec_of(root))
     assert all(sentence.tags is None for sentence in corpus.transfer)
     words = [sentence.words for sentence in corpus.transfer]
     assert words[:40] == [s.words for s in corpus.train if s.words != ("same",)]
     assert words[40:] == [("line", str(n), ".") for n in range(30)]
     assert corpus.log.dropped == 4
-    unlabelled = load_corpus(_spec(root, train_as_transfer=False)).transfer
+    unlabelled = load_corpus(spec_of(root, train_as_transfer=False)).transfer
     assert [sentence.words for sentence in unlabelled] == words[40:]
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_languages_choose(root, split):
-    corpus = load_corpus(_spec(root, languages=("en",)))
+    corpus = load_corpus(spec_of(root, languages=("en",)))
     assert {sentence.language for sentence in getattr(corpus, split)} == {"en"}
     other = root / "de.txt"
     other.write_text("ein Satz\n")
-    corpus = load_corpus(_spec(root, languages=("en",), unlabelled=(str(other),)))
+    corpus = load_corpus(spec_of(root, languages=("en",), unlabelled=(str(other),)))
     assert {sentence.language for sentence in corpus.transfer} == {"en"}
     assert corpus.log.notes == [f"{other}: no sentence in en; left out"]
     with pytest.raises(CorpusError, match=r"ner/eng: no such file; .* holds en"):
-        load_corpus(_spec(root, languages=("eng",)))
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"root": "FILE"}, "expected a folder, or an ordinary file"),
-        ({"train": "FOLDER", "format": "conll"}, "expected a file"),
-        ({"unlabelled_root": "FILE"}, "expected a folder"),
-    ],
-)
-def test_a_file_for_a_folder_is_told_and_the_other_way_round(root, given, said):
-    (root / "a.txt").write_text("a O\n")
-    places = {"FILE": str(root / "a.txt"), "FOLDER": str(root)}
-    changes = {name: places.get(value, value) for name, value in given.items()}
-    spec = replace(_spec(root), **changes)
-    with pytest.raises(CorpusError, match=said):
-        load_corpus(spec)
+        load_corpus(spec_of(root, languages=("eng",)))
 
 
 def test_limits_draw_by_language_and_grow_from_the_beginning(root):
     def drawn(**options):
-        corpus = load_corpus(_spec(root, **options))
+        corpus = load_corpus(spec_of(root, **options))
         english = [s.words for s in corpus.train if s.language == "en"]
         return english, [s.words for s in corpus.transfer if s.words[0] == "line"]
 
@@ -106,7 +71,7 @@ def test_limits_draw_by_language_and_grow_from_the_beginning(root):
     assert (larger[:5], more[:5]) == (small, lines)
     assert drawn(train_limit=5, unlabelled_limit=5) == (small, lines)
     assert drawn(train_limit=5, unlabelled_limit=5, seed=1) != (small, lines)
-    alone = load_corpus(_spec(root, train_limit=5, languages=("en",)))
+    alone = load_corpus(spec_of(root, train_limit=5, languages=("en",)))
     assert [s.words for s in alone.train] == small
     whole, all_lines = drawn(train_limit=99, unlabelled_limit=99)
     assert (len(whole), len(all_lines)) == (21, 30)
@@ -114,13 +79,13 @@ def test_limits_draw_by_language_and_grow_from_the_beginning(root):
 
 def test_drawn_sentences_are_golden(root):
     """Recorded figures rest on which sentences a seed draws."""
-    corpus = load_corpus(_spec(root, train_limit=4, languages=("en",), seed=7))
+    corpus = load_corpus(spec_of(root, train_limit=4, languages=("en",), seed=7))
     assert [" ".join(s.words) for s in corpus.train] == ["en 7", "en 19", "en 11", "en 16"]
 
 
 def test_a_budget_of_labels_keeps_the_text(root):
-    whole = load_corpus(_spec(root))
-    corpus = load_corpus(_spec(root, labels_per_language=10))
+    whole = load_corpus(spec_of(root))
+    corpus = load_corpus(spec_of(root, labels_per_language=10))
     assert [s.language for s in corpus.train] == ["de"] * 8 + ["en"] * 8
     assert [s.language for s in corpus.stopping] == ["de"] * 2 + ["en"] * 2
     assert all(s.tags for s in (*corpus.train, *corpus.stopping))
@@ -138,18 +103,18 @@ def test_a_budget_of_labels_keeps_the_text(root):
         "4 labelled sentences of train, on which nothing was trained, decided when to stop; dev "
         "did not.",
     } < set(corpus.log.notes)
-    cut = load_corpus(_spec(root, train_limit=10))
+    cut = load_corpus(spec_of(root, train_limit=10))
     assert len(cut.transfer) < len(corpus.transfer), "train_limit cuts text, too"
     assert (
-        load_corpus(_spec(root, labels_per_language=10, dev_from_train=0.0)).stopping == whole.dev
+        load_corpus(spec_of(root, labels_per_language=10, dev_from_train=0.0)).stopping == whole.dev
     )
-    bare = load_corpus(_spec(root, labels_per_language=10, train_as_transfer=False))
+    bare = load_corpus(spec_of(root, labels_per_language=10, train_as_transfer=False))
     assert {s.words[0] for s in bare.transfer} == {"line"}
 
 
 def test_a_withheld_language_gives_its_text_only(root):
-    whole = load_corpus(_spec(root))
-    corpus = load_corpus(_spec(root, zero_shot=("de",)))
+    whole = load_corpus(spec_of(root))
+    corpus = load_corpus(spec_of(root, zero_shot=("de",)))
     assert {s.language for s in (*corpus.train, *corpus.stopping)} == {"en"}
     assert corpus.dev == whole.dev
     assert sorted(corpus.transfer) == sorted(whole.transfer)
@@ -157,21 +122,21 @@ def test_a_withheld_language_gives_its_text_only(root):
     (root / "ner" / "de" / "train.txt").unlink()
     (root / "text" / "de.txt").write_text("noch eine Zeile .\n")
     for languages in ((), ("de", "en")):
-        alone = load_corpus(_spec(root, zero_shot=("de",), languages=languages))
+        alone = load_corpus(spec_of(root, zero_shot=("de",), languages=languages))
         assert alone.train == corpus.train
         assert [s.words for s in alone.transfer if s.language == "de"] == [
             ("noch", "eine", "Zeile", ".")
         ]
     with pytest.raises(CorpusError, match=r"ner/de: no train file"):
-        load_corpus(_spec(root, languages=("de", "en")))
+        load_corpus(spec_of(root, languages=("de", "en")))
     with pytest.raises(CorpusError, match=r"data.zero_shot names xx"):
-        load_corpus(_spec(root, zero_shot=("xx",)))
+        load_corpus(spec_of(root, zero_shot=("xx",)))
 
 
 @pytest.mark.parametrize("limit", [0, 10, 30, 60, 500])
 def test_one_limit_for_all_transfer_text(root, limit):
-    whole = load_corpus(_spec(root, labels_per_language=10))
-    corpus = load_corpus(_spec(root, labels_per_language=10, transfer_limit=limit))
+    whole = load_corpus(spec_of(root, labels_per_language=10))
+    corpus = load_corpus(spec_of(root, labels_per_language=10, transfer_limit=limit))
     assert (corpus.train, corpus.stopping) == (whole.train, whole.stopping)
     assert len(corpus.transfer) == min(limit, len(whole.transfer))
     found = [s.words for s in corpus.transfer]
@@ -196,12 +161,12 @@ def test_the_test_set_is_read_by_load_test_alone(root, monkeypatch, damage, by):
     monkeypatch.setattr(builtins, "open", _spy(opened, builtins.open))
     monkeypatch.setattr(gzip, "open", _spy(opened, gzip.open))
     options = {"test": str(path)} if by == "file" else {}
-    corpus = load_corpus(_spec(root, **options))
+    corpus = load_corpus(spec_of(root, **options))
     assert "train.txt" in {path.name for path in opened}
     assert not [path for path in opened if path.name.startswith("test")]
     assert not any("test" in sentence.words for sentence in (*corpus.train, *corpus.transfer))
     with pytest.raises(CorpusError, match="test"):
-        load_test(_spec(root, **options))
+        load_test(spec_of(root, **options))
 
 
 def _spy(opened, function):
@@ -215,47 +180,11 @@ def _spy(opened, function):
 def test_load_test_needs_nothing_else(root):
     for name in ("train.txt", "dev.txt"):
         (root / "ner" / "en" / name).write_bytes(b"\xff")
-    assert len(load_test(_spec(root))) == 2
-
-
-def test_one_file_is_one_split(root):
-    train, dev = str(root / "ner/en/train.txt"), str(root / "ner/en/dev.txt")
-    other = str(root / "ner/en/../en/train.txt")
-    for options in (
-        {"train": train, "dev": other},
-        {"train": train, "dev": dev, "test": dev},
-        {"train": train, "dev": dev, "unlabelled": (dev,)},
-        {"train": train, "dev": dev, "unlabelled": (train,)},
-        {"root": str(root / "ner"), "dev": train},
-        {"root": str(root / "ner"), "unlabelled": (str(root / "ner/de/test.txt"),)},
-    ):
-        with pytest.raises(CorpusError, match="one file is one split"):
-            load_corpus(DataSpec(**options))
-    spec = DataSpec(train=train, dev=dev, unlabelled=(train,), train_as_transfer=False)
-    assert len(load_corpus(spec).transfer) == 20
-
-
-def test_two_files_that_claim_a_split(root):
-    (root / "ner/en/dev.txt.gz").write_bytes(gzip.compress(b"a\tO\n"))
-    with pytest.raises(CorpusError, match=r"dev\.txt and dev\.txt\.gz both claim"):
-        load_corpus(_spec(root))
-
-
-def test_files_by_name(root):
-    train = _write(root / "a.txt", "x y", tag="B-LOC")
-    dev = _write(root / "b.txt", "z", tag="B-LOC")
-    plain = root / "c.txt"
-    plain.write_text("One line, please.\n\nz\n")
-    spec = DataSpec(train=train, dev=dev, unlabelled=(str(plain),))
-    corpus = load_corpus(spec)
-    assert [s.words for s in corpus.transfer] == [("x", "y"), ("One", "line", ",", "please", ".")]
-    assert corpus.languages == ("und",)
-    named = load_corpus(DataSpec(train=train, dev=dev, unlabelled=(str(plain),), languages=("fr",)))
-    assert named.languages == ("fr",)
+    assert len(load_test(spec_of(root))) == 2
 
 
 def test_what_is_missing_or_wrong_is_said(root):
-    train, dev = _write(root / "a.txt", "x", tag="B-LOC"), _write(root / "b.txt", "z", tag="B-GPE")
+    train, dev = write(root / "a.txt", "x", tag="B-LOC"), write(root / "b.txt", "z", tag="B-GPE")
     with pytest.raises(CorpusError, match=r"no train set: name its file \(data.train\)"):
         load_corpus(DataSpec())
     with pytest.raises(CorpusError, match=r"no dev set"):
@@ -274,10 +203,10 @@ def test_what_is_missing_or_wrong_is_said(root):
         load_corpus(DataSpec(train=str(plain), dev=dev))
     (root / "ner" / "en" / "dev.txt").unlink()
     with pytest.raises(CorpusError, match=r"en: no dev file; expected dev\.txt, found test\.txt"):
-        load_corpus(_spec(root))
+        load_corpus(spec_of(root))
     spec = DataSpec(train=train, dev=str(plain), unlabelled_root=str(root / "text2"))
     with pytest.raises(CorpusError, match=r"text2: no such file; .* holds text"):
-        load_corpus(replace(spec, dev=_write(root / "d.txt", "z", tag="B-LOC")))
+        load_corpus(replace(spec, dev=write(root / "d.txt", "z", tag="B-LOC")))
 
 
 def test_the_embedded_corpus_is_read_by_the_same_rules():
@@ -292,8 +221,8 @@ def test_the_embedded_corpus_is_read_by_the_same_rules():
 
 
 def test_text_to_pretrain_on_is_transfer_text_where_there_are_labels(root):
-    text, _ = load_text(_spec(root))
-    assert list(text) == list(load_corpus(_spec(root)).transfer)
+    text, _ = load_text(spec_of(root))
+    assert list(text) == list(load_corpus(spec_of(root)).transfer)
 
 
 def test_text_to_pretrain_on_needs_no_labels(root):
@@ -307,7 +236,7 @@ def test_text_to_pretrain_on_needs_no_labels(root):
     assert {len(load_text(replace(plain, unlabelled_limit=n))[0]) for n in (4,)} == {5}
     only, _ = load_text(replace(plain, languages=("de",)))
     assert list(only) == [Sentence(("eine", "Zeile"), None, "de")]
-    dev = _write(root / "dev.txt", "same", "en dev")
+    dev = write(root / "dev.txt", "same", "en dev")
     apart, _ = load_text(replace(plain, dev=dev))
     assert len(apart) == 31
     named, _ = load_text(DataSpec(unlabelled=(str(folder / "de.txt"),)))
@@ -319,7 +248,7 @@ def test_text_to_pretrain_on_needs_no_labels(root):
 
 
 def test_what_is_held_out_is_dev_and_test(root):
-    words = [" ".join(sentence.words) for sentence in load_held_out(_spec(root))]
+    words = [" ".join(sentence.words) for sentence in load_held_out(spec_of(root))]
     assert words == ["de dev", "same", "en dev", "same", "de test", "en test"]
     only_dev = DataSpec(dev=str(root / "ner" / "de" / "dev.txt"))
     assert len(list(load_held_out(only_dev))) == 2

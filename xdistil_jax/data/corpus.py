@@ -6,7 +6,6 @@ set: only ``load_test`` opens that.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 from xdistil_jax.data.budget import allot, first_of
 from xdistil_jax.data.leaks import text_key
 from xdistil_jax.data.readers import ReadLog, Sentence, read
-from xdistil_jax.data.sources import HUB, CorpusError, language_of, missing, split_files
+from xdistil_jax.data.sources import HUB, CorpusError, language_of, missing
 from xdistil_jax.data.spec import DataSpec
+from xdistil_jax.data.splits import check_distinct, split_sources, unlabelled_sources
 from xdistil_jax.data.spool import draw, spool
 from xdistil_jax.data.texts import are_pairs, classes_of, read_texts
 from xdistil_jax.labels import ClassSet, Labels, TagSet
@@ -65,7 +65,7 @@ def load_corpus(spec: DataSpec, folder: Path | None = None) -> Corpus:
         train, dev, unlabelled = made.train, made.dev, iter(made.transfer)
         tagset = tagset or _tagset(spec, train)
     else:
-        _check_distinct(spec)
+        check_distinct(spec)
         train = spool(_labelled(spec, "train", tagset, log), folder)
         tagset = tagset or _tagset(spec, train)
         dev = tuple(_labelled(spec, "dev", tagset, log, pairs=are_pairs(train)))
@@ -101,7 +101,7 @@ def check_test(spec: DataSpec) -> None:
         CorpusError: saying what is missing.
     """
     if not spec.synthetic:
-        for path, _ in _sources(spec, "test"):
+        for path, _ in split_sources(spec, "test"):
             if not path.startswith(HUB) and not os.path.exists(path):
                 raise missing(Path(path))
 
@@ -112,7 +112,7 @@ def load_test(
     """Read the test set, and nothing else. A tag that ``tagset`` doesn't have is an error."""
     if spec.synthetic:
         return _synthesise(spec).test
-    _check_distinct(spec)
+    check_distinct(spec)
     return tuple(_labelled(spec, "test", tagset or _given(spec), log or ReadLog()))
 
 
@@ -196,7 +196,7 @@ def _labelled(
 ) -> Iterator[Sentence]:
     found: set[str] = set()
     reading = partial(read_texts, pairs=pairs) if spec.task == "classification" else read
-    for source, language in _sources(spec, split):
+    for source, language in split_sources(spec, split):
         sentences = reading(
             source,
             format=spec.format,
@@ -223,47 +223,6 @@ def _labelled(
         )
 
 
-def _sources(spec: DataSpec, split: str) -> list[tuple[str, str | None]]:
-    """The files of a split, each with the language that ``spec`` gives it."""
-    sole = spec.languages[0] if len(spec.languages) == 1 else None
-    if given := getattr(spec, split):
-        return [(given, sole)]
-    if not spec.root:
-        raise CorpusError(
-            f"no {split} set: name its file (data.{split}), or a folder that holds "
-            f"LANGUAGE/{split}.txt (data.root)"
-        )
-    if spec.root.startswith(HUB):
-        if not spec.languages:
-            raise CorpusError(f"data.root is {spec.root}: say which of its languages to read")
-        return [(f"{spec.root}:{language}", language) for language in spec.languages]
-    root = Path(spec.root)
-    if not root.is_dir():
-        raise missing(root)
-    if split_files(root, split):
-        return [(str(path), sole) for path in split_files(root, split)]
-    folders = [root / language for language in spec.languages] or [
-        path for path in sorted(root.iterdir()) if _has(path, split) or _has(path, "train")
-    ]
-    if split == "train":
-        # Of a language whose labels are withheld there need be none.
-        folders = [each for each in folders if each.name not in spec.zero_shot or _has(each, split)]
-    return [(str(path), folder.name) for folder in folders for path in _required(folder, split)]
-
-
-def _has(folder: Path, split: str) -> bool:
-    return folder.is_dir() and bool(split_files(folder, split))
-
-
-def _required(folder: Path, split: str) -> list[Path]:
-    if not folder.is_dir():
-        raise missing(folder)
-    if files := split_files(folder, split):
-        return files
-    names = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing"
-    raise CorpusError(f"{folder}: no {split} file; expected {split}.txt, found {names}")
-
-
 def _unlabelled(spec: DataSpec, train: Sequence[Sentence], log: ReadLog) -> Iterator[Sentence]:
     known = sorted({sentence.language for sentence in train} | set(spec.zero_shot))
     sole = known[0] if len(known) == 1 else None
@@ -271,7 +230,7 @@ def _unlabelled(spec: DataSpec, train: Sequence[Sentence], log: ReadLog) -> Iter
     if spec.task == "classification":
         paired = are_pairs(train)
         reading = partial(read_texts, labelled=False, pairs=paired)
-    for path, language in _unlabelled_sources(spec, known, log):
+    for path, language in unlabelled_sources(spec, known, log):
         sentences = reading(
             path,
             language=language or language_of(path) or sole,
@@ -286,52 +245,3 @@ def _unlabelled(spec: DataSpec, train: Sequence[Sentence], log: ReadLog) -> Iter
                 yield sentence
         if not kept:
             log.notes.append(f"{path}: no sentence in {', '.join(spec.languages)}; left out")
-
-
-def _unlabelled_sources(
-    spec: DataSpec, known: Iterable[str], log: ReadLog
-) -> Iterator[tuple[str, str | None]]:
-    yield from ((path, None) for path in spec.unlabelled)
-    if not spec.unlabelled_root:
-        return
-    root = Path(spec.unlabelled_root)
-    if not root.is_dir():
-        raise missing(root)
-    found: list[tuple[str, str]] = []
-    lacking: list[str] = []
-    for language in spec.languages or known:
-        paths = [root / f"{language}.txt", root / f"{language}.txt.gz"]
-        there = [path for path in paths if path.exists()]
-        if len(there) > 1:
-            raise CorpusError(f"{root}: {language}.txt stands there plain and as .gz; keep one")
-        if there:
-            found.append((str(there[0]), language))
-        else:
-            lacking.append(language)
-    if not found:
-        raise missing(paths[0])
-    if lacking:
-        log.notes.append(f"no unlabelled text for {', '.join(lacking)}")
-    yield from found
-
-
-def _check_distinct(spec: DataSpec) -> None:
-    """One file is one split. Names are compared; nothing is opened."""
-    given = [("unlabelled", path) for path in spec.unlabelled]
-    for split in ("train", "dev", "test"):
-        with suppress(CorpusError):
-            given += [(split, path) for path, _ in _sources(spec, split)]
-    taken: dict[str, str] = {}
-    for split, path in given:
-        # A hub name or a folder holds several splits.
-        if path.startswith(HUB) or os.path.isdir(path):
-            continue
-        other = taken.pop(real := os.path.realpath(path), None)
-        taken[real] = split
-        if other == "unlabelled" and split == "train" and not spec.train_as_transfer:
-            continue
-        if other:
-            raise CorpusError(
-                f"{path} is given for {other} and for {split}; one file is one split (unlabelled "
-                "may repeat train where data.train_as_transfer is off)"
-            )
