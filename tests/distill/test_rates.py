@@ -1,6 +1,7 @@
 """Learning rates equal their formulas, and those of the paper's code value for value."""
 
 import math
+import typing
 from dataclasses import replace
 
 import jax
@@ -13,7 +14,7 @@ from tests.distill.toys import GROUPS, STAGES, Records, make_params, make_traini
 from xdistil_jax.distill import loop
 from xdistil_jax.distill.loop import run_plan
 from xdistil_jax.distill.rates import HParams, abstract_hparams, hparams, learning_rate
-from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
+from xdistil_jax.distill.stages import Decay, Schedule, Stage, StopRule, Term
 from xdistil_jax.distill.strategies import PUBLISHED
 
 EPOCH = 7
@@ -72,6 +73,17 @@ def test_the_teachers_rates_equal_the_codes_in_every_epoch():
     np.testing.assert_allclose(found, np.repeat(expected, EPOCH), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("total", "warmup"), [(99, 0.1), (30, 0.1), (20, 0.0), (1, 0.1)])
+def test_the_first_teachers_rates_equal_berts_script_in_every_step(total, warmup):
+    """``create_optimizer``: polynomial_decay to 0 with power 1, and another rate in warm-up."""
+    schedule, rise = replace(PUBLISHED["bert teacher"], warmup=warmup), int(total * warmup)
+    expected = [
+        5e-5 * step / rise if step < rise else 5e-5 * (1 - step / total) for step in range(total)
+    ]
+    found = rates(schedule, np.arange(total), total)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+
+
 def test_the_transformers_rate_is_constant():
     found = rates(PUBLISHED["transformer"], np.arange(99), 99)
     assert np.array_equal(found, np.full(99, 3e-5, np.float32))
@@ -105,7 +117,7 @@ def test_cosine_equals_optax():
         np.testing.assert_allclose(found[step], expected(step + (step < 20)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("decay", ["cosine", "linear", "constant", "exponential", "restarts"])
+@pytest.mark.parametrize("decay", typing.get_args(Decay))
 def test_by_epoch_each_epoch_has_one_rate_and_epochs_are_like_steps(decay):
     schedule = Schedule(0.1, 0.25, decay, 0.001, period=5)
     by_step = rates(schedule, np.arange(40), 40)

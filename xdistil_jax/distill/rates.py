@@ -35,7 +35,9 @@ def hparams(stage: Stage, total: int, epoch: int = 1) -> HParams:
     """The numbers of ``stage`` when it lasts ``total`` steps, and an epoch of it ``epoch``."""
     s = stage.schedule
     unit = epoch if s.every == "epoch" else 1
-    scalars = (s.peak, max(1.0, s.warmup * total / unit), total / unit, s.floor, s.weight_decay)
+    rise = s.warmup * total / unit
+    warmup = float(int(rise)) if s.decay == "bert" else max(1.0, rise)
+    scalars = (s.peak, warmup, total / unit, s.floor, s.weight_decay)
     scalars += (s.clip, s.period, s.period_mult, s.peak_mult)
     weights = jnp.asarray([term.weight for term in stage.terms], jnp.float32)
     return HParams(
@@ -64,9 +66,13 @@ def learning_rate(step: Int[Array, ""], h: HParams, decay: Decay) -> Float[Array
     * cosine, linear: from the peak at W to the floor at N;
     * exponential: peak · (floor / peak)^((n − W + 1) / (N − W + 1)), the peak at W − 1;
     * restarts: a cosine from the peak to the floor in ``period`` + 1 units, both ends included;
-      then anew, with the period and the peak multiplied by theirs.
+      then anew, with the period and the peak multiplied by theirs;
+    * bert: peak · n / W while n < W, a whole number here, and then peak · (1 − n / N): the first
+      rate is 0, and none is the peak.
     """
     done = (step // h.unit).astype(jnp.float32)
+    if decay == "bert":
+        return h.peak * jnp.where(done < h.warmup, done / h.warmup, 1 - done / h.total)
     return jnp.minimum(1.0, (done + 1) / h.warmup) * _AFTER[decay](done, h)
 
 
@@ -107,7 +113,7 @@ def _progress(done: Array, h: HParams) -> Array:
     return jnp.clip((done - h.warmup) / jnp.maximum(h.total - h.warmup, 1), 0.0, 1.0)
 
 
-_AFTER: dict[Decay, Callable[[Array, HParams], Array]] = {
+_AFTER: dict[str, Callable[[Array, HParams], Array]] = {
     "cosine": _cosine,
     "linear": _linear,
     "constant": _constant,

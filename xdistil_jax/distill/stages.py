@@ -16,7 +16,7 @@ LogitLoss = Literal[
     "logit_log_prob_all",
 ]
 Loss = Literal[ReprLoss, LogitLoss, "logit_kl", "ce", "mlm", "attention"]
-Decay = Literal["cosine", "linear", "constant", "restarts", "exponential"]
+Decay = Literal["cosine", "linear", "constant", "restarts", "exponential", "bert"]
 Watch = Literal["auto", "transfer_loss", "dev_f1"]
 Unfreezing = Literal["top_down", "bottom_up", "coarse", "at_once"]
 
@@ -37,8 +37,9 @@ class Schedule:
     the trainable parameters; ``weight_decay`` leaves vectors alone. The rate changes ``every``
     step, or only with each epoch, as in the paper's code. ``restarts`` is a cosine that begins
     anew after ``period`` of those units; then the period is multiplied by ``period_mult`` and the
-    peak by ``peak_mult`` (SGDR). It ignores the length of the stage. See ``rates.learning_rate``
-    for the formulas and ``strategies.PUBLISHED`` for the schedules of the paper's code.
+    peak by ``peak_mult`` (SGDR). It ignores the length of the stage. ``bert`` is that of BERT's own
+    script. See ``rates.learning_rate`` for the formulas and ``strategies.PUBLISHED`` for the
+    schedules of the paper's code.
     """
 
     peak: float = 1e-3
