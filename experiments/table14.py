@@ -24,9 +24,32 @@ def rows(base: Experiment, sentences: tuple[int, ...]) -> tuple[Variant, ...]:
 
 
 ENGLISH = varied(TEXT, strategy="D4.1")
+
+
+def longer(base: Experiment, times: float) -> Experiment:
+    """So many times the epochs, in every stage of D4.1."""
+    stages = {name: getattr(base.tuning, name).stop.epochs for name in ("repr", "logit", "ce")}
+    stops = {name: {"stop": {"epochs": times * epochs}} for name, epochs in stages.items()}
+    return varied(base, tuning=stops)
+
+
+(row,) = rows(ENGLISH, (48,))
 small = Study(
     "Table 14, English, D4.1, the text of the 20,000 labelled sentences",
-    rows(ENGLISH, (12, 48, 128)),
+    (
+        *rows(ENGLISH, (12, 48, 128)),
+        Variant(f"{row.name}, the steps of 12 × 32", longer(row.experiment, 4.0)),
+    ),
+    orders=(
+        ("48 × 32", "12 × 32"),
+        ("48 × 32", "128 × 32"),
+        ("48 × 32, the steps of 12 × 32", "12 × 32"),
+    ),
     note=paper.context("en"),
 )
-full = Study("Table 14, 41 languages", rows(paper.experiment, tuple(PAPER)))
+full = Study(
+    "Table 14, 41 languages",
+    rows(paper.experiment, tuple(PAPER)),
+    orders=(("512 × 32", "128 × 32"), ("512 × 32", "4096 × 32")),
+    note=paper.context(),
+)

@@ -62,5 +62,5 @@ small = Study(
 )
 full = Study(
     "Table 15, 41 languages", (*rows(FULL, *BILSTM), *transformers(FULL, *TRANSFORMER)),
-    note="Labels alone.",
+    note=f"Labels alone. {paper.context()}",
 )  # fmt: skip

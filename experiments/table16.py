@@ -17,11 +17,12 @@ import full as paper
 import latency
 from table3 import TEXT
 
-from xdistil_jax import Experiment, markdown
+from xdistil_jax import Experiment, markdown, trees
 from xdistil_jax.benchmark.bench import MARKS, bench
 from xdistil_jax.benchmark.subjects import RUNTIMES, STUDENT, TEACHER, Contender, teacher_spec
 from xdistil_jax.benchmark.turns import Task, Worker, summary, take_turns
 from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
+from xdistil_jax.models.functional import abstract_params
 from xdistil_jax.study import Study, Variant, varied
 
 PAPER = {
@@ -47,9 +48,15 @@ ENGLISH = varied(TEXT, strategy="D4.1", run={"latency": True})
 small = Study(
     "Table 16, English, D4.1, the text of the 20,000 labelled sentences",
     rows(ENGLISH, ((50, 100), (50, 200), (100, 200), (300, 400))),
+    orders=(("50, 200", "50, 100"), ("100, 200", "50, 200"), ("300, 400", "100, 200")),
     note=paper.context("en"),
 )
-full = Study("Table 16, 41 languages", rows(paper.experiment, tuple(PAPER)))
+full = Study(
+    "Table 16, 41 languages",
+    rows(paper.experiment, tuple(PAPER)),
+    orders=(("300, 600", "50, 200"), ("50, 200", "50, 100")),
+    note=paper.context(),
+)
 
 
 def times(workers: list[Worker], seconds: float) -> list[list[float]]:
@@ -75,14 +82,15 @@ def time_sizes(folder: Path, seconds: float) -> None:
     cells = [
         f"{each}{what}" for each in shapes for what in (", fp32", ", int8", ", times", ", paper")
     ]
-    print(markdown.table(["E", "H", "parameters", *cells], []))
+    print(markdown.table(["E", "H", "parameters", "smaller", *cells], []))
+    whole = sum(leaf.size for _, leaf in trees.leaves(abstract_params(spec)))
     for (embed, hidden), (_, *published) in PAPER.items():
         place = str(places[embed, hidden])
         students = [
             Worker(Contender(STUDENT, "onnxruntime", how, place)) for how in ("fp32", "int8")
         ]
-        spec = BiLSTMSpec(latency.PIECES, embed, hidden, classes=len(latency.TAGS))
-        row = [f"{embed}", f"{hidden}", f"{parameter_count(spec) / 1e6:.1f}M"]
+        own = parameter_count(BiLSTMSpec(latency.PIECES, embed, hidden, classes=len(latency.TAGS)))
+        row = [f"{embed}", f"{hidden}", f"{own / 1e6:.1f}M", f"{whole / own:.1f}×"]
         for (fp32, int8, *theirs), paper_said in zip(
             times(students + teachers, seconds), published, strict=True
         ):

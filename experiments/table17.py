@@ -37,6 +37,7 @@ full = Study(
         Variant("distilled", varied(paper.experiment, strategy="D4.2"), "88.6"),
         Variant("labels only", label_only(paper.experiment), "81.4"),
     ),
+    orders=(("distilled", "labels only"),),
     note=note(),
     by_language=True,
 )

@@ -252,4 +252,10 @@ full = Study(
             f", {size / 1e6:.1f}M",
         )
     ),
+    orders=(
+        ("D0-S, 0.7M", "D0, 0.7M"),
+        ("D1, 0.7M", "D0-S, 0.7M"),
+        *((f"{more}, 0.7M", f"{less}, 0.7M") for more, less in ORDERS[1:]),
+    ),
+    note=paper.context(),
 )

@@ -39,6 +39,10 @@ def rows(base: Experiment, sizes: dict[int, str]) -> tuple[Variant, ...]:
 small = Study(
     "Table 6, ten languages, 100 labels each",
     rows(wikiann.experiment, {1_000: "19.1", 20_000: "77.0", 100_000: "77.2"}),
+    orders=(
+        ("20,000 transfer", "1,000 transfer"),
+        ("100,000 transfer", "20,000 transfer"),
+    ),
     note=NOTE + paper.context(*wikiann.LANGUAGES),
 )
 full = Study(
@@ -46,6 +50,10 @@ full = Study(
     rows(
         varied(paper.experiment, strategy="D4.2"),
         {4_100: "19.1", 705_000: "77.0", 1_300_000: "77.2", 7_200_000: "77.3"},
+    ),
+    orders=(
+        ("705,000 transfer", "4,100 transfer"),
+        ("7,200,000 transfer", "705,000 transfer"),
     ),
     note=NOTE + paper.context(),
 )

@@ -46,4 +46,6 @@ small = Study(
 full = Study(
     "Table 7, 41 languages",
     rows(varied(paper.experiment, strategy="D4.2"), OURS | FILES),
+    orders=(("SVD, fine-tuned", "random"), ("SVD, fine-tuned", "SVD, pretrained")),
+    note=paper.context(),
 )

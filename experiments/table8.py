@@ -26,4 +26,5 @@ full = Study(
         Variant(f"layer {n}", varied(paper.experiment, teacher={"layer": n}), figure)
         for n, figure in PAPER.items()
     ),
+    note=paper.context(),
 )

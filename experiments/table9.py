@@ -75,5 +75,6 @@ full = Study(
             Variant(name, classifier(name), distilled),
         )
     ),
+    orders=tuple((name, f"{name}, labels only") for name in SETS),
     note=NOTE,
 )

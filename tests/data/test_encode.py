@@ -19,7 +19,8 @@ from xdistil_jax.data.encode import (
     piece_counts,
     stitch,
 )
-from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer
+from xdistil_jax.data.synthetic import synthesise
+from xdistil_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from xdistil_jax.labels import TagSet, spans
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -90,6 +91,21 @@ def owners_by_definition(store, sizes):
             if context > best.get((sentence, word), (-1, 0))[0]:
                 best[sentence, word] = context, row
     return {key: row for key, (_, row) in best.items()}
+
+
+def test_words_begin_where_the_growing_prefix_of_the_papers_code_says(folder):
+    """It cuts the first n words anew for each n, and takes the pieces that are more."""
+    text = synthesise(languages=("de", "ru", "vi"), seed=0).train
+    tokenizer = train_tokenizer(text, 400)
+    store = encode(text, tokenizer, None, max_length=256, folder=folder)
+    assert store.rows == len(text), "no sentence is too long for a row"
+    for (number, tokens, found), sentence in zip(rows_of(store), text, strict=True):
+        assert sentence is text[number]
+        prefixes = [" ".join(sentence.words[:count]) for count in range(len(sentence.words) + 1)]
+        cut = [tokenizer.backend.encode(each, add_special_tokens=False).ids for each in prefixes]
+        assert tokens[1:-1] == cut[-1]
+        begins = [1 + len(ids) for ids in cut[:-1]]
+        assert [position for position, _, _ in found.values()] == begins
 
 
 @settings(deadline=None)
