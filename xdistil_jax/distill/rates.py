@@ -72,7 +72,9 @@ def learning_rate(step: Int[Array, ""], h: HParams, decay: Decay) -> Float[Array
     """
     done = (step // h.unit).astype(jnp.float32)
     if decay == "bert":
-        return h.peak * jnp.where(done < h.warmup, done / h.warmup, 1 - done / h.total)
+        return h.peak * jnp.where(
+            done < h.warmup, done / jnp.maximum(h.warmup, 1), 1 - done / h.total
+        )
     return jnp.minimum(1.0, (done + 1) / h.warmup) * _AFTER[decay](done, h)
 
 
