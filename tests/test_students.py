@@ -24,7 +24,7 @@ from xdistil_jax.alignment import Target
 from xdistil_jax.configs import STUDENTS, student_config
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.deploy.bundle import load_bundle, save_bundle
-from xdistil_jax.labels import TagSet
+from xdistil_jax.labels import ClassSet, TagSet
 from xdistil_jax.models.checkpoints import load_encoder, save_encoder
 from xdistil_jax.models.deberta import DebertaSpec
 from xdistil_jax.models.encoder import EncoderSpec
@@ -371,6 +371,22 @@ def test_a_student_of_ours_starts_another_by_piece(tmp_path, config):
         flat(fresh)[min(taken - {"head/bias", "head/kernel"})],
         flat(kept)[min(taken - {"head/bias", "head/kernel"})],
     )
+
+
+@pytest.mark.parametrize("config", [TINY, StudentConfig(embed=6, hidden=5)], ids=["T", "BiLSTM"])
+def test_a_student_of_tags_starts_one_of_classes(tmp_path, config):
+    spec, params = deployed(*started(config, sized(config)))
+    again = dataclasses.replace(config, checkpoint=str(bundled(tmp_path, spec, params)))
+    classes = ClassSet(tuple(f"topic {n}" for n in range(len(TAGS))))
+    assert len(classes) == len(TAGS)
+    made = student_spec(again, TARGET, TOKENIZER.vocab_size, len(classes), 24, pool="last")
+    _, begun = start_student(again, made, TOKENIZER, classes, None, key=jax.random.key(9))
+    heads = {path for path in flat(params) if path.startswith("head/")}
+    assert heads
+    for path, leaf in flat(params).items():
+        if path not in heads:
+            np.testing.assert_array_equal(flat(begun)[path], leaf, err_msg=path)
+    assert np.abs(flat(begun)["head/kernel"] - flat(params)["head/kernel"]).max() > 0.01
 
 
 def test_a_student_of_other_sizes_is_refused(tmp_path):

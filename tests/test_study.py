@@ -73,7 +73,7 @@ def test_a_row_may_have_seeds_of_its_own(conducted):
 def test_the_table_says_what_the_runs_report(conducted):
     study, found, _, _ = conducted
     text = report(study, found)
-    assert text.startswith("## A study\n\nF1 kept and smaller refer to the run's own teacher.")
+    assert text.startswith("## A study\n\nWhat is kept, and smaller, refer to the run's own")
     assert "\n\nMark this.\n\n" in text
     table = cells(text)
     assert list(table) == ["teacher", "embed 8", "embed 4"]

@@ -16,9 +16,10 @@ from xdistil_jax.report.compare import Comparison, counts_path, paired_bootstrap
 from xdistil_jax.report.findings import Finding, table, verdicts
 
 _TERMS = (
-    "F1 kept and smaller refer to the run's own teacher. ± are population deviations, of languages "
-    "and of seeds apart. Unseen: sentences that stand in neither train nor transfer text. Figures "
-    "of the paper are context, no comparison: 41 languages with mBERT, unless said otherwise."
+    "What is kept, and smaller, refer to the run's own teacher. ± are population deviations, of "
+    "languages and of seeds apart; seeds are the student's, and the teacher is one. Unseen: "
+    "sentences that stand in neither train nor transfer text. Figures of the paper are context, no "
+    "comparison: 41 languages with mBERT, unless said otherwise."
 )
 
 

@@ -155,6 +155,7 @@ def test_a_worker_gives_seconds_and_says_why_not(student, tmp_path):
     found = turns.take_turns([worker], task, 0.0)
     assert len(found[worker.contender]) == turns.ROUNDS
     assert all(each > 0 for each in found[worker.contender])
+    assert len(turns.take_turns([worker], task, 0.0, calls=12)[worker.contender]) == 15
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(turns.LeftOutError, match="ended with code -9") as caught:
         turns.take_turns([worker], task, 0.0)
@@ -182,7 +183,7 @@ class _Worker:
             raise turns.LeftOutError(contender, "no torch")
         self.alive.append(contender)
 
-    def seconds(self, task, budget_s):
+    def seconds(self, task, budget_s, least):
         if self.contender.model == subjects.SIX and task.rows == 1:
             self.alive.remove(self.contender)
             raise turns.LeftOutError(self.contender, "died")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from xdistil_jax.report.classes import score_classes
 from xdistil_jax.report.compare import Comparison
 from xdistil_jax.report.findings import Finding, table, verdicts
 from xdistil_jax.report.metrics import score
@@ -72,7 +73,28 @@ def test_without_test_figures_all_is_of_dev():
     assert shown["D1"]["unseen"] == f"{f1(18):.1f}"
     assert shown["teacher"]["unseen"] == f"{f1(36):.1f}"
     assert shown["D1"]["F1 kept"] == f"{100 * f1(20) / f1(38):.1f}"
-    assert not {"test", "± seeds", "32 × 32", "paper", "de"} & shown["D1"].keys()
+    assert not {"test", "± seeds", "32 × 32", "paper", "de", "MCC"} & shown["D1"].keys()
+
+
+def test_of_classes_accuracy_macro_f1_and_mcc_are_told():
+    def models(*rights):
+        gold = [("a",)] * 6 + [("b",)] * 2
+        made = {}
+        for name, right in zip(("teacher", "student"), rights, strict=True):
+            said = [("a",)] * right + [("b",)] * (6 - right) + gold[6:]
+            found = score_classes(gold, said, ["all"] * 8).to_json()
+            made[name] = {"scores": found, "unseen": found, "parameters": 1000}
+        return {"models": made}
+
+    report = {"figures": {"dev": models(6, 5), "test": models(5, 4)}}
+    shown = cells(table({"D1": [Finding.of(report, 10)]}, {}, by_language=False))
+    # Of eight texts, student: a 4 of 6, b 2 of 2 and two a's; teacher: a 5 of 6.
+    student, teacher = shown["D1"], shown["teacher"]
+    assert (student["dev"], student["test"], student["unseen"]) == ("87.5", "75.0", "75.0")
+    assert student["macro-F1"] == f"{(80 + 200 / 3) / 2:.1f}"
+    assert student["MCC"] == f"{100 * (4 * 2 - 2 * 0) / (4 * 4 * 6 * 2) ** 0.5:.1f}"
+    assert student["accuracy kept"] == f"{100 * 75 / 87.5:.1f}"
+    assert teacher["MCC"] == f"{100 * (5 * 2 - 1 * 0) / (5 * 3 * 6 * 2) ** 0.5:.1f}"
 
 
 @pytest.mark.parametrize(

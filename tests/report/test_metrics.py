@@ -12,7 +12,8 @@ from seqeval.scheme import IOB2
 
 from xdistil_jax.report.metrics import Scores, retention, score
 
-_tag = st.sampled_from(["O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
+# A type with an X, which the code of the paper took for a piece inside of a word.
+_tag = st.sampled_from(["O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-TAX", "I-TAX"])
 _sentence = st.integers(0, 6).flatmap(
     lambda size: st.tuples(
         st.lists(_tag, min_size=size, max_size=size),

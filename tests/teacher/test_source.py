@@ -16,6 +16,7 @@ from tests.teacher.toys import (
     make_store,
     random_rows,
 )
+from xdistil_jax.distill.losses import LOSSES
 from xdistil_jax.teacher.source import OnlineTeacher, Teacher
 from xdistil_jax.types import Batch, EncoderOutput
 
@@ -86,6 +87,21 @@ def test_cache_and_online_teacher_are_equal_up_to_rounding(cache, cut):
     ours, theirs = cached.logits[real], online.logits[real]
     assert ours.dtype == theirs.dtype == np.float32
     assert (np.abs(ours - theirs) <= np.abs(theirs) * 2.0**-11 + 1e-5).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"ce", "mlm", "attention"}))
+def test_losses_are_equal_with_cache_and_online_teacher(cache, name):
+    batch = make_batch(ROWS, 40)
+    online = ask(OnlineTeacher(SPEC, PARAMS, None, LAYERS), ROWS, batch)
+    cached = ask(cache, ROWS, batch)
+    dice = np.random.default_rng(0)
+    student = jax.tree.map(lambda leaf: leaf + dice.normal(size=leaf.shape).astype("f"), online)
+    ours, theirs = (LOSSES[name](student, teacher, batch) for teacher in (cached, online))
+    assert ours.count == theirs.count > 0
+    # Rounding errs by 2**-9 of each value, and errors of many cancel out.
+    np.testing.assert_allclose(ours.total, theirs.total, rtol=5e-3)
+    turned = jax.tree.map(lambda leaf: leaf[..., ::-1], cached)
+    assert abs(LOSSES[name](student, turned, batch).total / theirs.total - 1) > 5e-2
 
 
 def test_no_gradient_reaches_the_online_teacher():

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from math import ceil
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,14 +55,14 @@ class Worker:
         theirs.close()
         self._answer()
 
-    def seconds(self, task: Task, budget_s: float) -> list[float]:
-        """Of each call, of a few; the first ones of a task are no part of it.
+    def seconds(self, task: Task, budget_s: float, least: int = 1) -> list[float]:
+        """Of each call, ``least`` of them or more; the first ones of a task are no part of it.
 
         Raises:
             LeftOutError: if the process failed.
         """
         with suppress(OSError):
-            self._pipe.send((task, budget_s))
+            self._pipe.send((task, budget_s, least))
         return self._answer()
 
     def close(self) -> None:
@@ -85,9 +86,11 @@ class Worker:
 
 
 def take_turns(
-    workers: Sequence[Worker], task: Task, budget_s: float
+    workers: Sequence[Worker], task: Task, budget_s: float, calls: int = ROUNDS
 ) -> dict["Contender", list[float]]:
     """The seconds of each one's calls, gathered in rounds, so that noise hits all of them.
+
+    Each has ``budget_s``, and longer where ``calls`` of them take longer.
 
     Raises:
         LeftOutError: if one failed.
@@ -95,7 +98,7 @@ def take_turns(
     found: dict[Contender, list[float]] = {each.contender: [] for each in workers}
     for _ in range(ROUNDS):
         for each in workers:
-            found[each.contender] += each.seconds(task, budget_s / ROUNDS)
+            found[each.contender] += each.seconds(task, budget_s / ROUNDS, ceil(calls / ROUNDS))
     return found
 
 
@@ -124,23 +127,23 @@ def _serve(pipe: Connection, contender: "Contender") -> None:
     calls: dict[Task, Call] = {}
     with suppress(EOFError, OSError):
         while True:
-            task, budget_s = pipe.recv()
+            task, budget_s, least = pipe.recv()
             try:
                 if task not in calls:
                     calls[task] = makers[task.kind](task.rows, task.length)
                     for _ in range(_WARMUP):
                         calls[task]()
-                found = _time(calls[task], budget_s)
+                found = _time(calls[task], budget_s, least)
             except Exception as error:
                 pipe.send(f"{type(error).__name__}: {error}".splitlines()[0])
                 return
             pipe.send(found)
 
 
-def _time(call: "Call", budget_s: float) -> list[float]:
+def _time(call: "Call", budget_s: float, least: int) -> list[float]:
     found: list[float] = []
     end = perf_counter() + budget_s
-    while not found or (len(found) < _ENOUGH and perf_counter() < end):
+    while len(found) < least or (len(found) < _ENOUGH and perf_counter() < end):
         start = perf_counter()
         call()
         found.append(perf_counter() - start)

@@ -69,6 +69,12 @@ def _split(finding: Finding) -> tuple[AnyScores, AnyScores | None]:
     return finding.dev, finding.teacher_dev
 
 
+def _overall(found: Sequence[AnyScores]) -> list[str]:
+    """Of classes: macro-F1 and MCC over all texts."""
+    sums = [dict(scores.summary()) for scores in found]
+    return [_mean([each.get(name) for each in sums]) for name in ("macro-F1", "MCC")]
+
+
 def _row(name: str, findings: Sequence[Finding], paper: str, codes: Sequence[str]) -> list[str]:
     """The cells of a variant, whose findings are those of its seeds."""
     first = findings[0]
@@ -83,7 +89,7 @@ def _row(name: str, findings: Sequence[Finding], paper: str, codes: Sequence[str
         speed = [f"{latency[form]['ratio']:.1f}×" for form in ("32x32", "1x32")]
     return [
         name, _mean(dev), _mean(test), _over_seeds(test if first.test else dev),
-        _mean([scores.std for scores, _ in last]),
+        _mean([scores.std for scores, _ in last]), *_overall([scores for scores, _ in last]),
         _mean([finding.unseen and finding.unseen.mean for finding in findings]), _mean(kept),
         f"{first.parameters / 1e6:.2f}M", f"{compression:.1f}×" if compression else _NONE, *speed,
         f"{fmean(finding.pieces for finding in findings) / 1e6:.1f}M",
@@ -97,8 +103,8 @@ def _codes(findings: Sequence[Finding]) -> list[str]:
 
 
 _HEAD = (
-    *("", "dev", "test", "± seeds", "± languages", "unseen", "F1 kept", "parameters", "smaller"),
-    *("32 × 32", "1 × 32", "pieces", "seconds", "paper"),
+    *("", "dev", "test", "± seeds", "± languages", "macro-F1", "MCC", "unseen", "kept"),
+    *("parameters", "smaller", "32 × 32", "1 × 32", "pieces", "seconds", "paper"),
 )
 
 
@@ -108,7 +114,9 @@ def table(
     """The table of all variants, teachers first; columns in which nothing stands are left out."""
     everything = [finding for findings in found.values() for finding in findings]
     codes = _codes(everything) if by_language else []
-    lines = [[*_HEAD, *codes], *_teachers(found, codes)]
+    kept = f"{everything[0].dev.figure} kept"
+    names = [kept if each == "kept" else each for each in _HEAD]
+    lines = [[*names, *codes], *_teachers(found, codes)]
     lines += [_row(name, every, paper.get(name, ""), codes) for name, every in found.items()]
     used = [i for i in range(len(lines[0])) if any(line[i] != _NONE for line in lines[1:])]
     head, *rows = ([line[i] for i in used] for line in lines)
@@ -134,7 +142,7 @@ def _teacher(finding: Finding, codes: Sequence[str]) -> list[str]:
     unseen = finding.teacher_unseen and finding.teacher_unseen.mean
     return [
         _mean([finding.teacher_dev.mean]), _mean([test]), _NONE, _mean([scores.std]),
-        _mean([unseen]), _NONE,
+        *_overall([scores]), _mean([unseen]), _NONE,
         f"{finding.teacher_parameters / 1e6:.2f}M", *[_NONE] * 6,
         *(_mean([scores.of_language(code)]) for code in codes),
     ]  # fmt: skip
