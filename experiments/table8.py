@@ -26,5 +26,6 @@ full = Study(
         Variant(f"layer {n}", varied(paper.experiment, teacher={"layer": n}), figure)
         for n, figure in PAPER.items()
     ),
+    orders=(("layer 7", "layer 11"), ("layer 7", "layer 1")),
     note=paper.context(),
 )
