@@ -29,11 +29,14 @@ RUNTIMES = {
 }
 REQUEST, VM = "queued-resources", "tpu-vm"
 JOB = "xdistil_jax/tpu/job.sh"
-# States of a queued resource (cloud.google.com/tpu/docs/queued-resources), and one of ours.
+# States of a queued resource (cloud.google.com/tpu/docs/queued-resources), and two of ours.
 ABSENT, ACTIVE, FAILED, SUSPENDED = "ABSENT", "ACTIVE", "FAILED", "SUSPENDED"
+UNKNOWN = "UNKNOWN"
+# What gcloud says of something that there isn't, and of nothing else.
+_NOT_FOUND = "NOT_FOUND"
 GONE = ("PREEMPTED", "TERMINATED", "STOPPED")
 """States of a TPU VM that will not come back by itself."""
-# So often a machine may not answer although its state is good, before we give up.
+# So often in a row gcloud, or a machine whose state is good, may not answer, before we give up.
 _SILENT = 10
 
 
@@ -42,7 +45,7 @@ class LaunchError(Exception):
 
 
 class CallError(LaunchError):
-    """A command has ended badly; it has said why itself."""
+    """A command has ended badly, perhaps only this once; it has said why itself."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +132,17 @@ def state(pod: Pod) -> str:
     """The state of the queued resource, or ABSENT.
 
     Raises:
-        LaunchError: if gcloud can't tell, or if the request has failed, with Google's reason.
+        CallError: if gcloud can't tell, with its complaint.
+        LaunchError: if the request has failed, with Google's reason.
     """
     look = pod.command(REQUEST, "describe", pod.name, "--format=json(state)")
     status, out, complaint = call(pod, look, capture=True)
     if pod.dry_run:
         return ACTIVE
     if status:
-        if "NOT_FOUND" in complaint:
+        if _NOT_FOUND in complaint:
             return ABSENT
-        raise LaunchError(complaint.strip() or f"gcloud ended with status {status}")
+        raise CallError(complaint.strip() or f"gcloud ended with status {status}")
     found = json.loads(out)["state"]
     print(f"{pod.name}: {found['state']}", flush=True)
     if found["state"] == FAILED:
@@ -224,10 +228,13 @@ def jobs(pod: Pod, command: str) -> list[str]:
 
 
 def is_gone(pod: Pod) -> bool:
-    """Was the machine taken away, though the request doesn't say so yet?"""
+    """Was the machine taken away, though the request doesn't say so yet?
+
+    Not if gcloud can't tell: then a healthy one may be out of reach, and what is gone is deleted.
+    """
     look = pod.command(VM, "describe", pod.name, "--format=value(state)")
-    status, out, _ = call(pod, look, capture=True)
-    return bool(status) or out.strip() in GONE
+    status, out, complaint = call(pod, look, capture=True)
+    return _NOT_FOUND in complaint if status else out.strip() in GONE
 
 
 def resume(pod: Pod, command: str, *, delete_at_end: bool) -> None:
@@ -237,14 +244,16 @@ def resume(pod: Pod, command: str, *, delete_at_end: bool) -> None:
     its checkpoint if the run folder lies on a disk that outlives the machines.
 
     Raises:
-        LaunchError: if the request or the command has failed, or the machines keep silent.
+        LaunchError: if the request or the command has failed, or gcloud or the machines keep
+            silent.
     """
     if pod.dry_run:
         _print_resume(pod, command, delete_at_end=delete_at_end)
         return
     silent = 0
     while silent < _SILENT:
-        found = state(pod)
+        found = _look(pod)
+        answered = found != UNKNOWN
         if found == ABSENT:
             create(pod)
         elif found == SUSPENDED:
@@ -253,15 +262,30 @@ def resume(pod: Pod, command: str, *, delete_at_end: bool) -> None:
             told = jobs(pod, command)
             if told and set(told) == {"exit 0"}:
                 break
-            silent = 0 if _advance(pod, command, told) else silent + 1
+            answered = _advance(pod, command, told)
+        silent = 0 if answered else silent + 1
         time.sleep(pod.poll_seconds)
     else:
-        raise LaunchError(f"{pod.name} is ACTIVE, but does not answer: see above")
+        there = "It may still be there, and billed"
+        raise LaunchError(f"{pod.name} does not answer: see above. {there}")
     print(f"{pod.name}: finished")
     if delete_at_end:
         delete(pod)
     else:
         print(f"{pod.name} is still there, and billed: `delete` it when you are done")
+
+
+def _look(pod: Pod) -> str:
+    """The state, or UNKNOWN where gcloud can't tell: the next look may.
+
+    Raises:
+        LaunchError: if the request has failed.
+    """
+    try:
+        return state(pod)
+    except CallError as error:
+        print(f"launch: {error}", file=sys.stderr)
+        return UNKNOWN
 
 
 def _advance(pod: Pod, command: str, told: Sequence[str]) -> bool:

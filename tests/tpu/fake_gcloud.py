@@ -3,6 +3,10 @@
 In FAKE_CLOUD: `lives.json` (for each request that is made, the states that it goes through; the
 last one stays), `workers/N` (the home of a machine) and `calls.jsonl` (all arguments). Commands
 over ssh are really run there, by bash.
+
+Besides Google's states there are UNAVAILABLE (this one look fails) and, while the request says
+ACTIVE: UNREACHABLE (no call for the machines comes through), PREEMPTED and LOST (they are gone, and
+the TPU says so, or is unknown).
 """
 
 import json
@@ -15,6 +19,8 @@ import sys
 CLOUD = pathlib.Path(os.environ["FAKE_CLOUD"])
 WORKERS = CLOUD / "workers"
 NOW = CLOUD / "now.json"
+TROUBLE = CLOUD / "trouble"
+SERVICE = "UNAVAILABLE: The service is currently unavailable."
 
 
 def shell(home, command):
@@ -45,10 +51,23 @@ def describe():
         sys.exit("ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: not found")
     state, *rest = json.loads(NOW.read_text())
     NOW.write_text(json.dumps(rest or [state]))
-    if state == "SUSPENDED":
+    if state == "UNAVAILABLE":
+        sys.exit(f"ERROR: (gcloud.compute.tpus.queued-resources.describe) {SERVICE}")
+    if state in ("SUSPENDED", "PREEMPTED", "LOST"):
         take_machines()
+    TROUBLE.write_text(state)
+    state = "ACTIVE" if state in ("UNREACHABLE", "PREEMPTED", "LOST") else state
     failed = {"failedData": {"error": {"message": "Quota exceeded."}}} if state == "FAILED" else {}
     sys.stdout.write(json.dumps({"state": {"state": state, **failed}}))
+
+
+def describe_machines():
+    trouble = TROUBLE.read_text() if TROUBLE.exists() else ""
+    if trouble == "UNREACHABLE":
+        sys.exit(f"ERROR: (gcloud.compute.tpus.tpu-vm.describe) {SERVICE}")
+    if trouble == "LOST":
+        sys.exit("ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: not found")
+    sys.stdout.write("PREEMPTED" if trouble == "PREEMPTED" else "READY")
 
 
 def main(arguments):
@@ -69,11 +88,11 @@ def main(arguments):
     elif verb == "ssh":
         flags = dict(each.split("=", 1) for each in rest if "=" in each)
         chosen = homes if flags["--worker"] == "all" else [WORKERS / flags["--worker"]]
-        if not homes:
+        if not homes or (TROUBLE.exists() and TROUBLE.read_text() == "UNREACHABLE"):
             sys.exit("ERROR: no machine answers")
         sys.exit(max(shell(home, flags["--command"]) for home in chosen))
     else:
-        sys.stdout.write("READY" if homes else "PREEMPTED")
+        describe_machines()
 
 
 main(sys.argv[1:])

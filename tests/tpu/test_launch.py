@@ -179,6 +179,10 @@ def done_by(cloud):
     return verbs
 
 
+def resume(command, *options):
+    return launch("resume", command, "--poll-seconds", "0.1", *options)
+
+
 # The first life of a machine hangs for ever, and leaves something on a disk that outlives it.
 HANGS_ONCE = 'me=$FAKE_CLOUD/disk/${HOME##*/}; [ -e "$me" ] || { touch "$me"; exec sleep 1000; }'
 
@@ -201,6 +205,50 @@ def test_from_nothing_over_a_preemption_to_the_end(cloud):
     assert (folder / "disk" / "ends").read_text() == "ran\nran\n"
     assert not (folder / "now.json").exists()
     assert "xdistil: finished" in done.stdout
+
+
+@pytest.mark.parametrize("how", ["PREEMPTED", "LOST"])
+def test_machines_that_are_gone_are_asked_for_again_before_the_request_says_so(cloud, how):
+    folder = cloud(["ACTIVE", how], ["ACTIVE"])
+    done = resume(HANGS_ONCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    verbs = done_by(folder)
+    assert (verbs.count("create"), verbs.count("delete")) == (2, 1)
+
+
+def test_a_machine_that_cannot_be_reached_for_a_while_is_kept(cloud):
+    folder = cloud(["ACTIVE", "UNREACHABLE", "UNREACHABLE", "ACTIVE"])
+    done = resume("exit 0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "delete" not in done_by(folder)
+    assert done_by(folder).count("start") == 1
+
+
+def test_a_machine_that_stays_out_of_reach_is_given_up_and_not_deleted(cloud):
+    folder = cloud(["ACTIVE", "UNREACHABLE"])
+    done = resume("exit 0", "--delete-at-end")
+    assert done.returncode == 1
+    assert "xdistil does not answer: see above. It may still be there, and billed" in done.stderr
+    assert "delete" not in done_by(folder)
+    assert (folder / "now.json").exists()
+
+
+def test_looks_that_fail_are_repeated(cloud):
+    nine = ["UNAVAILABLE"] * 9
+    folder = cloud([*nine, "PROVISIONING", *nine, "ACTIVE", "UNAVAILABLE", "ACTIVE"])
+    done = resume("exit 0", "--delete-at-end")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done_by(folder).count("start") == 1
+    assert done_by(folder)[-2:] == ["status", "delete"]
+    assert "launch: ERROR: (gcloud.compute.tpus.queued-resources.describe)" in done.stderr
+
+
+def test_looks_that_fail_ten_times_in_a_row_end_it(cloud):
+    folder = cloud(["UNAVAILABLE"])
+    done = resume("exit 0")
+    assert done.returncode == 1
+    assert done.stderr.count("The service is currently unavailable.") == 10
+    assert done_by(folder) == ["describe", "create", "describe"]
 
 
 def test_what_is_there_is_not_made_again(cloud):
