@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from xdistil_jax import counting
+from xdistil_jax.backbone import choose_tokenizer
 from xdistil_jax.configs import (
     EnsembleConfig,
     RunConfig,
@@ -54,9 +55,25 @@ def test_text_is_counted_as_the_run_will_cut_it(tmp_path):
     assert (counts.classes, counts.how) == (len(corpus.tagset), "counted")
 
 
-def test_a_smaller_vocabulary_is_believed():
-    capped = replace(EXPERIMENT, student=StudentConfig(vocab_size=100))
-    assert counting.count_text(capped).vocab == 100
+def test_a_smaller_vocabulary_is_the_students_and_not_its_teachers(tmp_path):
+    given = train_tokenizer([*load_corpus(EXPERIMENT.data).train], 300)
+    given.save(tmp_path)
+    teacher = replace(EXPERIMENT.teacher, tokenizer=str(tmp_path))
+    plain = replace(EXPERIMENT, teacher=teacher)
+    capped = replace(plain, student=StudentConfig(vocab_size=100))
+    counts = counting.count_text(capped)
+    assert counts == counting.count_text(plain)
+    assert planned(capped, counts).vocab == 100 < planned(plain, counts).vocab == counts.vocab
+    [theirs] = counting.all_teachers(capped, counts)
+    corpus = load_corpus(plain.data)
+    own = choose_tokenizer(teacher, [*corpus.train, *corpus.transfer])
+    assert theirs.vocab == own.vocab_size > 100
+    larger = replace(plain, student=StudentConfig(vocab_size=10_000))
+    assert planned(larger, counts).vocab == counts.vocab
+    away = replace(capped, teacher=TeacherConfig(tokenizer="somebody/somewhere"))
+    guessed = counting.count_text(away)
+    assert planned(away, guessed).vocab == 100
+    assert counting.all_teachers(away, guessed)[0].vocab == counting.USUAL_VOCAB
 
 
 def test_where_the_tokenizer_is_not_here_words_are_counted():

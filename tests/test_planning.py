@@ -82,6 +82,14 @@ def test_stages_are_those_of_the_widths_that_are_known(printed):
     assert of_states("--student.width", "32", *away) == projecting
 
 
+def test_the_pieces_that_the_student_keeps_are_told(printed):
+    def kept(*options):
+        text = printed("plan", "--estimate", *SMALL, *options)
+        return int(re.search(r"; the student keeps ([\d,]+) pieces; ", text)[1].replace(",", ""))
+
+    assert kept("--student.vocab-size", "99") == 99 < kept()
+
+
 def test_without_teacher_there_is_no_cache(printed):
     text = printed("plan", "--estimate", "d0-s", *SMALL)
     assert "no stage reads the teacher" in text

@@ -76,7 +76,6 @@ def _count(experiment: Experiment, corpus: Corpus, tokenizer: Tokenizer) -> Coun
         hashes.append(store.row_hashes())
         train += int((store.sentence + start < len(corpus.train)).sum())
     vocab = cut_tokenizer(tokenizer, np.flatnonzero(used))[0].vocab_size
-    vocab = min(vocab, experiment.student.vocab_size or vocab)
     return _counts(
         experiment, np.concatenate(lengths), keys(np.concatenate(hashes)), train, vocab,
         len(corpus.tagset), "counted",
@@ -93,7 +92,7 @@ def _guess(experiment: Experiment, corpus: Corpus) -> Counts:
     return _counts(
         experiment, np.minimum(whole, experiment.teacher.max_length),
         keys(np.frombuffer(hashes, "<u8").reshape(-1, 2)), len(corpus.train),
-        experiment.student.vocab_size or USUAL_VOCAB, len(corpus.tagset),
+        USUAL_VOCAB, len(corpus.tagset),
         f"guessed: {PIECES_A_WORD:g} pieces a word, the teacher's tokenizer is not here",
     )  # fmt: skip
 
@@ -175,6 +174,8 @@ def planned_student(
 ) -> StudentSpec:
     """The student in training; ``teachers`` are those of the experiment, in order.
 
+    Of the ``vocab`` pieces of the text it keeps at most ``student.vocab_size``.
+
     Raises:
         ValueError: for sizes that are missing or wrong; see ``students.student_spec``.
     """
@@ -187,7 +188,8 @@ def planned_student(
         width = min(kept, width)
     count = 1 if lead is None or not first else lead.cached
     target = Target(width, tuple(f"state_{number}" for number in range(count)))
-    spec = student_spec(config, target, vocab, classes, experiment.teacher.max_length)
+    own = min(vocab, config.vocab_size or vocab)
+    spec = student_spec(config, target, own, classes, experiment.teacher.max_length)
     table = 0 if lead is None else lead.embedding_width or lead.width
     if config.checkpoint or not table:
         return spec

@@ -37,7 +37,8 @@ class Text(NamedTuple):
 class Counts(NamedTuple):
     """The text of an experiment. ``distinct`` is what the cache computes: no text twice.
 
-    ``vocab`` is the number of pieces that the student keeps; ``how`` says how all was counted.
+    ``vocab`` is the number of pieces that occur, of which a student may keep fewer; ``how`` says
+    how all was counted.
     """
 
     train: Text

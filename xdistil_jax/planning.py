@@ -132,16 +132,15 @@ def estimate_text(experiment: "Experiment", chip: "Chip", chips: int) -> str:
     student = student_sizes(spec)
     known = tuple(each for each in teachers if each is not None)
     found = estimate(experiment, counts, known, student, chip, chips)
-    return "\n\n".join(
-        (_text_part(counts), _store_part(found, chip), _time_part(found, chip, chips))
-    )
+    text = _text_part(counts, student.vocab)
+    return "\n\n".join((text, _store_part(found, chip), _time_part(found, chip, chips)))
 
 
-def _text_part(counts: "Counts") -> str:
+def _text_part(counts: "Counts", kept: int) -> str:
     rows = [("text", "rows", "pieces", "with padding")]
     named = (("train", counts.train), ("transfer", counts.transfer), ("distinct", counts.distinct))
     rows += [(name, f"{t.rows:,}", f"{t.tokens:,}", f"{t.slots:,}") for name, t in named]
-    more = f"{counts.how}; the student keeps {counts.vocab:,} pieces; {counts.classes} tags"
+    more = f"{counts.how}; the student keeps {kept:,} pieces; {counts.classes} tags"
     return f"{table(rows)}\n{more}"
 
 
