@@ -34,13 +34,14 @@ from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec, read_spec
 from xdistil_jax.models.functional import Spec, abstract_params, build
 from xdistil_jax.sharding import batch_sharding, make_mesh, replicated
-from xdistil_jax.students import StudentSpec
+from xdistil_jax.students import StudentSpec, with_table
 from xdistil_jax.students import student_spec as make_student
 from xdistil_jax.teacher.attention import AttentiveLookup
+from xdistil_jax.teacher.basis import Basis
 from xdistil_jax.teacher.cache import CacheLookup
 from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.forward import forward
-from xdistil_jax.teacher.manifest import CacheSettings
+from xdistil_jax.teacher.names import kept_by
 from xdistil_jax.teacher.shapes import batch_shapes, cut_batches, padded_widths
 from xdistil_jax.teacher.source import OnlineLookup
 from xdistil_jax.types import Batch
@@ -78,8 +79,9 @@ class Program(NamedTuple):
 class Plan:
     """What decides the shapes of a run before any text or weight is read.
 
-    ``tokens_per_chip`` (0: the experiment's own budgets) holds for every batch; ``words`` is the
-    size of the set that is evaluated, ``classes`` the number of tags.
+    ``coordinates`` (None: all of it) is what the cache keeps of a state. ``tokens_per_chip`` (0:
+    the experiment's own budgets) holds for every batch; ``words`` is the size of the set that is
+    evaluated, ``classes`` the number of tags.
     """
 
     experiment: Experiment
@@ -87,6 +89,7 @@ class Plan:
     student: Spec
     stages: tuple[Stage, ...]
     layers: tuple[str, ...]
+    coordinates: int | None
     dtype: str
     mesh: Mesh
     teacher_mesh: Mesh
@@ -122,20 +125,48 @@ def teacher_spec(config: TeacherConfig, name: str, classes: int) -> AnySpec:
     return replace(spec, layers=config.keep_layers) if config.keep_layers else spec
 
 
-def student_spec(experiment: Experiment, teacher: AnySpec, attends: tuple[str, ...]) -> StudentSpec:
+def kept_coordinates(experiment: Experiment, width: int) -> int | None:
+    """How many coordinates of a state of ``width`` the cache keeps; None: the state itself.
+
+    Raises:
+        ValueError: where only the states tell, and where the run would be refused.
+    """
+    codec = experiment.teacher.codec
+    kept = kept_by(codec)
+    if isinstance(kept, float):
+        raise ValueError(
+            f"teacher.codec is {codec}: only the states tell how many coordinates that is; compile "
+            "for so many, such as pca-256"
+        )
+    if kept is not None and kept > width:
+        raise ValueError(f"teacher.codec is {codec}, but the states are {width} wide")
+    if kept is None and experiment.student.imitate == "coordinates":
+        raise ValueError(
+            f"student.imitate is coordinates, but teacher.codec, which keeps none, is {codec}: set "
+            "it to one that does, such as pca-256"
+        )
+    return kept
+
+
+def student_spec(
+    experiment: Experiment, teacher: AnySpec, kept: int | None, attends: tuple[str, ...]
+) -> StudentSpec:
     """The student as the experiment has it; it reproduces the attention of the layers ``attends``.
 
-    Its vocabulary is the teacher's unless the experiment cuts it: that of the text is smaller.
+    The cache has ``kept`` coordinates of each state (None: all of it). Its vocabulary is the
+    teacher's unless the experiment cuts it: that of the text is smaller.
+
+    Raises:
+        ValueError: for sizes that are missing or wrong; see ``students.student_spec``.
     """
     config = experiment.student
     vocabulary = config.vocab_size or teacher.vocab_size
     layers = imitated_layers(experiment.teacher, config, teacher)
-    target = Target(teacher.width, layers, attends)
+    width = kept if kept and config.imitate == "coordinates" else teacher.width
+    target = Target(width, layers, attends)
     length = experiment.teacher.max_length
     spec = make_student(config, target, vocabulary, teacher.classes, length)
-    own_width = getattr(teacher, "embedding_width", 0) or teacher.width
-    projected = config.embedding == "projected" and not config.checkpoint
-    return replace(spec, source_width=own_width if projected else 0)
+    return with_table(config, spec, getattr(teacher, "embedding_width", 0) or teacher.width)
 
 
 def make_plan(
@@ -154,7 +185,7 @@ def make_plan(
 
     Raises:
         ValueError: for an experiment whose teacher is no single model, or has no attention that a
-            stage asks for.
+            stage asks for, or whose sizes only its text tells.
     """
     config = experiment.teacher
     if student:
@@ -165,13 +196,15 @@ def make_plan(
     spec = teacher_spec(config, teacher, classes)
     ways = config.tensor_parallel if tensor_parallel is None else tensor_parallel
     attends = attended_layers(spec, experiment.student, experiment.plan(), split=ways > 0)
-    own = student_spec(experiment, spec, attends)
+    taught = any(stage.taught for stage in experiment.plan())
+    kept = kept_coordinates(experiment, spec.width) if taught else None
+    own = student_spec(experiment, spec, kept, attends)
     layers, stages = imitated_layers(config, experiment.student, spec), experiment.plan(own.groups)
     precision, mesh = experiment.run.precision, make_mesh(devices)
+    dtype = "bfloat16" if precision == "auto" else precision
     return Plan(
-        experiment, spec, own, stages, layers, "bfloat16" if precision == "auto" else precision,
-        mesh, split_mesh(devices, ways) or mesh, ways > 0, tokens_per_chip, all_buckets, classes,
-        words,
+        experiment, spec, own, stages, layers, kept, dtype, mesh,
+        split_mesh(devices, ways) or mesh, ways > 0, tokens_per_chip, all_buckets, classes, words,
     )  # fmt: skip
 
 
@@ -199,29 +232,39 @@ def programs(planned: Plan) -> Iterator[Program]:
 
 
 def _lookup(planned: Plan) -> CacheLookup | AttentiveLookup:
-    states, attends = CacheLookup(planned.layers, _codec()), getattr(planned.student, "attends", ())
+    config, attends = planned.experiment, getattr(planned.student, "attends", ())
+    coordinates = config.student.imitate == "coordinates"
+    states = CacheLookup(planned.layers, config.teacher.codec, coordinates=coordinates)
     if not attends:
         return states
     spec = replace(planned.teacher, outputs=(), attention=attends)
     return AttentiveLookup(states, OnlineLookup(spec, (), planned.dtype))
 
 
-def _arrays(model: Model) -> Any:
-    """What of the teacher stays on the devices: nothing of a cache, all where it attends."""
-    if not isinstance(model.lookup, AttentiveLookup):
+def _arrays(planned: Plan, model: Model) -> Any:
+    """What of the teacher stays on the devices: a cache's bases, all of it where it attends."""
+    if model.lookup is None:
         return ()
     whole = replicated(model.mesh)
+    if isinstance(model.lookup, CacheLookup):
+        return _bases(planned, model.lookup, whole)
     params = abstract_params(model.lookup.online.spec)
     pieces = model.student.encoder.vocab_size
     online = {
         "params": _abstract(params, jax.tree.map(lambda leaf: whole, params)),
         "kept": jax.ShapeDtypeStruct((pieces,), np.int32, sharding=whole),
     }
-    return {"states": {}, "online": online}
+    return {"states": _bases(planned, model.lookup.states, whole), "online": online}
 
 
-def _codec() -> str:
-    return CacheSettings("", "", (), 0).codec
+def _bases(planned: Plan, lookup: CacheLookup, whole: NamedSharding) -> dict[str, Basis]:
+    """By layer, where states are restored from coordinates."""
+    if planned.coordinates is None or lookup.coordinates:
+        return {}
+    width = planned.teacher.width
+    shapes = (width,), (width, planned.coordinates)
+    basis = Basis(*(jax.ShapeDtypeStruct(each, np.float32, sharding=whole) for each in shapes))
+    return dict.fromkeys(lookup.layers, basis)
 
 
 def _budget(planned: Plan, own: int, mesh: Mesh) -> int:
@@ -271,7 +314,9 @@ def _feed(planned: Plan, model: Model, rows: int, width: int) -> Feed:
     )  # fmt: skip
     streamed: Any = ()
     if model.lookup is not None:
-        states = array(find_codec(_codec()).numbers.streamed, width, planned.teacher.width)
+        numbers = find_codec(planned.experiment.teacher.codec).numbers
+        stored = numbers.bytes_per_token(planned.coordinates or planned.teacher.width)
+        states = array(numbers.streamed, width, stored // numbers.streamed.itemsize)
         logits = array(np.float16, width, planned.classes)
         streamed = {"hidden": dict.fromkeys(planned.layers, states), "logits": logits}
     count = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(model.mesh))
@@ -294,7 +339,9 @@ def _training(planned: Plan, model: Model, stage: Stage, name: str, own: int) ->
     kept = _on_chip(state.trainable)
     for rows, width in _batches(planned, model, own):
         feed = _feed(planned, model, rows, width)
-        lower = partial(train_call(model, stage.program).lower, state, _arrays(model), feed, h)
+        lower = partial(
+            train_call(model, stage.program).lower, state, _arrays(planned, model), feed, h
+        )
         yield Program(name, rows // model.mesh.shape["data"], width, kept, lower)
 
 

@@ -27,7 +27,7 @@ from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.families import AnySpec
 from xdistil_jax.models.modernbert import ModernBertSpec
 from xdistil_jax.sizes import BiLSTMSizes, StudentSizes, TeacherSizes, TransformerSizes
-from xdistil_jax.students import StudentSpec, student_spec
+from xdistil_jax.students import StudentSpec, student_spec, with_table
 from xdistil_jax.teacher.names import kept_by
 from xdistil_jax.teacher.outputs import sentence_hash
 from xdistil_jax.teacher.shapes import padded_widths
@@ -190,12 +190,9 @@ def planned_student(
     target = Target(width, tuple(f"state_{number}" for number in range(count)))
     own = min(vocab, config.vocab_size or vocab)
     spec = student_spec(config, target, own, classes, experiment.teacher.max_length)
-    table = 0 if lead is None else lead.embedding_width or lead.width
-    if config.checkpoint or not table:
+    if lead is None:
         return spec
-    if config.embedding == "full" and isinstance(spec, BiLSTMSpec):
-        return replace(spec, embed=table)
-    return replace(spec, source_width=table if config.embedding == "projected" else 0)
+    return with_table(config, spec, lead.embedding_width or lead.width)
 
 
 def student_sizes(spec: StudentSpec) -> StudentSizes:

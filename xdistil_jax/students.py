@@ -160,10 +160,8 @@ def start_student(
     Raises:
         ValueError: for a checkpoint that doesn't fit.
     """
-    if table is not None and config.embedding == "projected":
-        spec = replace(spec, source_width=table.shape[1])
-    if table is not None and config.embedding == "full":
-        spec = _full(spec, table.shape[1])
+    if table is not None:
+        spec = with_table(config, spec, table.shape[1])
     params, scale = build(spec).init(key), config.embedding_scale
     if config.checkpoint:
         params = _from_checkpoint(config, params, tokenizer, tagset, key, say)
@@ -176,6 +174,17 @@ def start_student(
     return spec, start_embedding(
         params, table, scale=scale, how=config.embedding, removed=config.removed_directions
     )
+
+
+def with_table(config: StudentConfig, spec: StudentSpec, width: int) -> StudentSpec:
+    """``spec`` as a teacher's table of ``width``, from which its embedding starts, makes it.
+
+    Raises:
+        ValueError: if the student has to take the table whole and is of another width.
+    """
+    if config.embedding == "projected":
+        return replace(spec, source_width=width)
+    return _full(spec, width) if config.embedding == "full" else spec
 
 
 def _full(spec: StudentSpec, width: int) -> StudentSpec:

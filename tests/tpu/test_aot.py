@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.distill.toys import STORE
-from tests.teacher.toys import SETTINGS, build_toy, make_store, random_rows
+from tests.teacher.toys import SETTINGS, SPEC, build_toy, make_store, random_rows
 from xdistil_jax import Experiment, StudentConfig, TeacherConfig
 from xdistil_jax.distill.feed import collate
 from xdistil_jax.distill.strategies import Tuning
@@ -23,6 +23,7 @@ from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import abstract_params, build
 from xdistil_jax.models.transformer import TransformerSpec
 from xdistil_jax.sharding import make_mesh
+from xdistil_jax.targets import target_width
 from xdistil_jax.teacher.attention import AttentiveTeacher
 from xdistil_jax.teacher.source import OnlineTeacher
 
@@ -111,7 +112,7 @@ def test_memory_traffic_of_a_scan_is_that_of_its_slices():
 # --- the programs of a run -------------------------------------------------------------------
 
 
-def test_batches_are_those_of_a_run(tmp_path):
+def test_batches_are_those_of_a_run():
     planned = small()
     model = programs.Model(planned.student, "any lookup", "float32", planned.mesh)
     feed = programs._feed(planned, model, 16, 12)
@@ -120,14 +121,40 @@ def test_batches_are_those_of_a_run(tmp_path):
     real = collate(STORE, rows, 12, np.ones(16, bool))
     for mine, its in zip(jax.tree.leaves(feed.batch), jax.tree.leaves(real), strict=True):
         assert (mine.shape, mine.dtype) == (its.shape, its.dtype)
-    cache = build_toy(tmp_path, make_store(random_rows(4)))
-    streamed = cache.stream(rows, 12)
-    assert programs._codec() == SETTINGS.codec
-    assert feed.streamed.keys() == streamed.keys()
-    its = streamed["hidden"]["layer_2"]
-    mine = feed.streamed["hidden"]["layer_3"]
-    assert (mine.shape, mine.dtype) == (its.shape, its.dtype)
-    assert feed.streamed["logits"].dtype == streamed["logits"].dtype
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def like(teacher=None, student=None, **changes):
+    """The small plan of a changed experiment; its teacher is the toys', whose cache is real."""
+    changed = replace(
+        EXPERIMENT, teacher=replace(TINY, layers=SPEC.layers, **(teacher or {})),
+        student=replace(EXPERIMENT.student, **(student or {})), **changes,
+    )  # fmt: skip
+    options = {"tokens_per_chip": 256, "classes": SPEC.classes, "words": 50}
+    return programs.make_plan(changed, jax.devices()[:1], **options)
+
+
+@pytest.mark.parametrize(
+    ("codec", "imitate"),
+    [("bf16", "states"), ("int8", "states"), ("pca-4", "states"), ("pca-4", "coordinates")],
+)
+def test_a_stage_reads_the_cache_as_that_of_a_run(tmp_path, codec, imitate):
+    planned = like({"codec": codec}, {"imitate": imitate})
+    cache = build_toy(
+        tmp_path, make_store(random_rows(20)),
+        settings=replace(SETTINGS, layers=planned.layers, codec=codec),
+    )  # fmt: skip
+    cache = replace(cache, coordinates=imitate == "coordinates")
+    assert planned.student.teacher_width == target_width(cache)
+    program = next(p for p in programs.programs(planned) if p.name == "repr")
+    _, arrays, feed, _ = program.lower.args
+    streamed = cache.stream(np.full(feed.batch.rows.shape, -1), program.width)
+    assert shapes((arrays, feed.streamed)) == shapes((cache.arrays, streamed))
+    assert programs._lookup(planned) == cache.lookup
+    program.lower()
 
 
 def test_the_programs_are_those_of_the_plan():
