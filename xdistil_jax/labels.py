@@ -126,14 +126,6 @@ class TagSet:
     def __len__(self) -> int:
         return len(self.tags)
 
-    def encode(self, tags: Sequence[str]) -> np.ndarray:
-        """Tags -> int8 [N].
-
-        Raises:
-            KeyError: naming the first tag that is not in the vocabulary.
-        """
-        return np.array([self.index[tag] for tag in tags], np.int8)
-
     def decode(self, numbers: Sequence[int]) -> tuple[str, ...]:
         """int [N] -> tags."""
         return tuple(self.tags[number] for number in numbers)
