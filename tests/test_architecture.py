@@ -19,7 +19,7 @@ RANKS = {
     **dict.fromkeys(("types", "labels", "text", "files", "lazy", "compilation", "weights"), 0),
     "markdown": 0,
     **dict.fromkeys(("launch", "chips"), 0),
-    **dict.fromkeys(("trees", "scoring", "sizes"), 1),
+    **dict.fromkeys(("trees", "scoring", "sizes", "label_map"), 1),
     **dict.fromkeys(("sharding", "hosts"), 2),
     **dict.fromkeys(("data", "models"), 3),
     "teacher": 4,

@@ -33,7 +33,7 @@ from xdistil_jax.deploy.bundle import load_bundle
 from xdistil_jax.deploy.classifier import Classifier
 from xdistil_jax.distill.feed import collate
 from xdistil_jax.distill.stages import Stage, Term
-from xdistil_jax.labels import ClassSet, LabelMap, TagSet
+from xdistil_jax.labels import ClassSet, TagSet
 from xdistil_jax.models.checkpoints import save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
@@ -292,18 +292,3 @@ def test_pairs_are_told_by_the_train_set():
     assert takes_pairs([pair, pair], classes) is True
     assert takes_pairs([single, single], classes) is False
     assert takes_pairs([tagged], TagSet(("PER",))) is None
-
-
-def test_a_teachers_classes_are_matched_by_name():
-    ours = ClassSet(("no", "yes"))
-    found = LabelMap.of(("yes", "maybe", "no"), ours)
-    assert (found.columns, found.lost, found.unknown) == (((2,), (0,)), ("maybe",), ())
-    assert found.describe() == "the teacher's maybe count as nothing"
-    merged = LabelMap.of(
-        ("entailment", "neutral", "no"), ours, {"entailment": "yes", "neutral": "no"}
-    )
-    assert merged.columns == ((1, 2), (0,))
-    with pytest.raises(ValueError, match="none for the data's no: rename them, as in LABEL_0=no"):
-        LabelMap.of(("yes", "LABEL_0"), ours)
-    with pytest.raises(ValueError, match="the teacher has no class 'ja'"):
-        LabelMap.of(("yes", "no"), ours, {"ja": "yes"})

@@ -20,7 +20,8 @@ from xdistil_jax.data.spool import join
 from xdistil_jax.data.tokenizer import Tokenizer
 from xdistil_jax.distill.stages import Stage, Term
 from xdistil_jax.experiment import hash8, settings
-from xdistil_jax.labels import LabelMap, Labels
+from xdistil_jax.label_map import LabelMap
+from xdistil_jax.labels import Labels
 from xdistil_jax.models import partition
 from xdistil_jax.models.checkpoints import load_encoder, save_encoder
 from xdistil_jax.models.families import AnySpec
