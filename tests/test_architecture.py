@@ -47,9 +47,9 @@ RANKS = {
 }
 ANYWHERE = {"numpy", "jax", "jaxtyping"}
 HOMES = {
-    "babel": ("data/synthetic.py",),
+    "babel": ("data/names.py",),
     "datasets": ("data/tables.py",),
-    "faker": ("data/synthetic.py",),
+    "faker": ("data/names.py",),
     "flax": ("models/",),
     "fsspec": ("bucket.py",),
     "huggingface_hub": ("models/hub.py",),

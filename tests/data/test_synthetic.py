@@ -17,13 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xdistil_jax.data import synthetic
-from xdistil_jax.data.synthetic import (
-    LANGUAGES,
-    divide_carriers,
-    divide_names,
-    read_carriers,
-    synthesise,
-)
+from xdistil_jax.data.names import LANGUAGES, Division, divide_names
+from xdistil_jax.data.synthetic import divide_carriers, read_carriers, synthesise
 from xdistil_jax.labels import repair, spans
 from xdistil_jax.text import split_words
 
@@ -236,15 +231,6 @@ def test_transfer_is_untagged_and_has_held_out_names_too(corpus):
     assert present > 0.5 * len(pool) > 2 * known
 
 
-def test_no_name_stands_in_two_types(monkeypatch):
-    both = ["Da Silva", "Lac Noir", "Port Louis"]
-    monkeypatch.setattr(synthetic, "_places", lambda language, seed: both)
-    monkeypatch.setattr(synthetic, "_companies", lambda language, seed: [*both, "Noir et Fils"])
-    divided = divide_names("fr", 0)
-    assert {*divided["LOC"].open, *divided["LOC"].held_out} == set(both)
-    assert divided["ORG"].open == ("Noir et Fils",)
-
-
 def test_same_seed_same_corpus_whatever_the_global_state():
     random.seed(1)
     Faker.seed(1)
@@ -306,17 +292,10 @@ def test_unknown_language_is_named():
 
 
 def test_a_split_never_borrows_from_another_when_sentences_run_out(monkeypatch):
-    only = synthetic.Division(("Nothing happened.",), ())
+    only = Division(("Nothing happened.",), ())
     monkeypatch.setattr(synthetic, "divide_carriers", lambda language, seed: only)
     with pytest.raises(ValueError, match="ask for fewer"):
         synthesise(languages=("en",), train=1, dev=1)
-
-
-@pytest.mark.parametrize("missing", ["faker", "babel"])
-def test_missing_library_is_answered_with_the_pip_command(monkeypatch, missing):
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=r'pip install "xdistil_jax\[train\]"'):
-        synthesise(languages=("en",))
 
 
 def test_import_is_light():
