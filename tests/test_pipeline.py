@@ -19,7 +19,7 @@ from xdistil_jax.data import corpus as corpus_module
 from xdistil_jax.deploy.bundle import load_bundle
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
 from xdistil_jax.quickstart import experiment as quickstart
-from xdistil_jax.report import page
+from xdistil_jax.report import compilations
 from xdistil_jax.teacher.manifest import list_caches
 
 
@@ -99,7 +99,7 @@ def test_a_command_ends_with_what_it_has_compiled(finished, capsys):
     said = capsys.readouterr().out
     report = json.loads((result.folder / "report.json").read_text())
     assert report["compilations"]["programs"]
-    assert page.compilations(report) in said
+    assert compilations.table(report) in said
 
 
 def test_a_second_run_finds_everything(finished):

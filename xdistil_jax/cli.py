@@ -91,7 +91,7 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     from xdistil_jax import hosts
     from xdistil_jax.evaluation import compose_rows
     from xdistil_jax.pipeline import run
-    from xdistil_jax.report import page
+    from xdistil_jax.report import compilations, page
 
     hosts.connect(heartbeat_seconds=chosen.run.heartbeat_s)
     with signals() as stop:
@@ -101,7 +101,7 @@ def _carry_out(chosen: "Experiment", *, evaluate_test: bool) -> None:
     split = "test" if evaluate_test else "dev"
     rows = compose_rows(result.report["figures"][split], result.report.get("latency"))
     print(page.table(rows))
-    print(page.compilations(result.report))
+    print(compilations.table(result.report))
     print(f"{split} figures. Report: {shown(result.folder / 'report.md')}")
 
 
@@ -226,14 +226,14 @@ def _plan(arguments: list[str]) -> None:
 def _pretrain(arguments: list[str]) -> None:
     from xdistil_jax import hosts
     from xdistil_jax.pretrain import Pretraining, pretrain
-    from xdistil_jax.report import page
+    from xdistil_jax.report import compilations
 
     given = parse(Pretraining, arguments, "pretrain")
     hosts.connect(heartbeat_seconds=given.run.heartbeat_s)
     with signals() as stop:
         report = pretrain(given, stop=stop, **audience())
     if hosts.is_primary():
-        print(page.compilations(report))
+        print(compilations.table(report))
         print(
             f"held-out loss {report['loss']:.3f}, perplexity {report['perplexity']:.1f} at step "
             f"{report['best_step']:,} of {report['steps']:,}. A teacher: --teacher {given.out}"

@@ -14,7 +14,7 @@ from xdistil_jax.distill.strategies import Recipe, Tuning
 from xdistil_jax.evaluation import compose_rows
 from xdistil_jax.experiment import Experiment
 from xdistil_jax.pipeline import run
-from xdistil_jax.report import page
+from xdistil_jax.report import compilations, page
 
 CAVEAT = "Synthetic text proves the pipeline, not the quality of a student."
 
@@ -97,4 +97,4 @@ def quickstart(
         notes=[CAVEAT],
     )
     hosts.once(lambda: files.write_atomic(path, page.render(joint)))
-    return Quickstart(page.table(rows), page.compilations(*reports), path, tuple(folders))
+    return Quickstart(page.table(rows), compilations.table(*reports), path, tuple(folders))

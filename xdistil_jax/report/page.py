@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from xdistil_jax import markdown
+from xdistil_jax.report import compilations
 from xdistil_jax.report.classes import AnyScores, read_scores
 
 Line = list[str]
@@ -15,7 +16,6 @@ _LABEL_WIDTH = 28
 _WIDTH = 98
 _MODELS_SIDE_BY_SIDE = 5
 _NONE = "—"
-_PROGRAMS_SHOWN = 12
 _REQUIRED = ("title", "split", "test_readings", "seed", "models", "configuration", "versions")
 
 
@@ -203,42 +203,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *([_wrap(undefined)] if undefined else [])])
 
 
-def _programs(reports: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """What was compiled in runs, longest first; the programs after the first few in one line."""
-    sums: dict[str, list[float]] = {}
-    for report in reports:
-        # A report of an older version has none.
-        programs = (report.get("compilations") or {}).get("programs", {})
-        for name, each in programs.items():
-            values = (each["compiled"], each["found"], each["seconds"])
-            sums[name] = [a + b for a, b in zip(sums.get(name, [0, 0, 0.0]), values, strict=True)]
-    ordered = sorted(sums.items(), key=lambda item: -item[1][2])
-    shown, others = ordered[:_PROGRAMS_SHOWN], [values for _, values in ordered[_PROGRAMS_SHOWN:]]
-    if others:
-        shown.append((f"{len(others)} others", [sum(each) for each in zip(*others, strict=True)]))
-    if shown:
-        shown.append(("all", [sum(each) for each in zip(*sums.values(), strict=True)]))
-    return [
-        [name, f"{compiled:,}", f"{found:,}", f"{seconds:.1f}"]
-        for name, (compiled, found, seconds) in shown
-    ]
-
-
-_PROGRAMS_HEADER = ["program", "compiled", "found on disk", "seconds"]
-
-
-def compilations(*reports: Mapping[str, Any]) -> str:
-    """What these runs have compiled, for the terminal; empty if that is nothing."""
-    lines = _programs(reports)
-    if not lines:
-        return ""
-    width = max(len(line[0]) for line in lines)
-    return "\n".join(
-        line[0].ljust(width) + "".join(f"  {cell:>13}" for cell in line[1:])
-        for line in [_PROGRAMS_HEADER, *lines]
-    )
-
-
 def _details(rows: Sequence[Row]) -> list[str]:
     """All figures of each model, by language and by type or class."""
     parts = []
@@ -309,8 +273,8 @@ def render(report: Mapping[str, Any]) -> str:
     if report.get("latency"):
         parts.append(_latency(report["latency"]))
     parts += _details(rows)
-    if lines := _programs([report]):
-        parts += ["## Compilations", markdown.table(_PROGRAMS_HEADER, lines)]
+    if lines := compilations.rows([report]):
+        parts += ["## Compilations", markdown.table(compilations.HEADER, lines)]
     for heading in ("configuration", "versions"):
         text = json.dumps(report[heading], indent=2, ensure_ascii=False)
         parts.append(f"## {heading.capitalize()}\n\n```json\n{text}\n```")
