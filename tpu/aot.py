@@ -27,7 +27,7 @@ os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 import jax
-from hlo import Cost, read_cost
+from costs import Cost, read_cost
 from jax.experimental import topologies
 from programs import TEACHERS, Plan, Program, make_plan, programs
 

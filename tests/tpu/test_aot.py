@@ -30,8 +30,8 @@ from xdistil_jax.teacher.source import OnlineTeacher
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tpu"))
 
-import hlo  # noqa: E402
 import programs  # noqa: E402
+from costs import Collective, read_cost  # noqa: E402
 
 NEEDS_LIBTPU = pytest.mark.skipif(
     find_spec("libtpu") is None, reason="libtpu is not installed: it is for Linux on x86-64"
@@ -50,7 +50,7 @@ def small(devices=8, **options):
 
 def costs(planned, *names):
     return {
-        program.name: hlo.read_cost(program.lower().compile().as_text())
+        program.name: read_cost(program.lower().compile().as_text())
         for program in programs.programs(planned)
         if program.name in names
     }
@@ -71,11 +71,11 @@ def products(x, weights):
 
 def test_flops_of_loops_are_multiplied_by_their_trips():
     x, weights = jnp.ones((8, 16)), jnp.ones((5, 16, 16))
-    forward = hlo.read_cost(jax.jit(products).lower(x, weights).compile().as_text())
+    forward = read_cost(jax.jit(products).lower(x, weights).compile().as_text())
     assert forward.flops == 5 * 3 * 2 * 8 * 16 * 16
     assert forward.collectives == ()
     backward = jax.jit(jax.grad(products, argnums=(0, 1))).lower(x, weights).compile().as_text()
-    assert hlo.read_cost(backward).flops == 3 * forward.flops
+    assert read_cost(backward).flops == 3 * forward.flops
 
 
 def test_a_loop_without_end_in_sight_counts_once():
@@ -83,7 +83,7 @@ def test_a_loop_without_end_in_sight_counts_once():
         return jax.lax.fori_loop(0, count, lambda _, x: jnp.tanh(x @ w), x)
 
     text = jax.jit(steps).lower(jnp.int32(3), jnp.ones((8, 16)), jnp.ones((16, 16))).compile()
-    assert hlo.read_cost(text.as_text()).flops == 2 * 8 * 16 * 16
+    assert read_cost(text.as_text()).flops == 2 * 8 * 16 * 16
 
 
 def test_collectives_of_loops_are_multiplied_by_their_trips():
@@ -97,14 +97,14 @@ def test_collectives_of_loops_are_multiplied_by_their_trips():
 
     split = jax.shard_map(summed, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec())
     xs = jax.ShapeDtypeStruct((4, 6), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
-    cost = hlo.read_cost(jax.jit(split).lower(xs).compile().as_text())
-    assert cost.collectives == (hlo.Collective("all-reduce", 24, 4),)
+    cost = read_cost(jax.jit(split).lower(xs).compile().as_text())
+    assert cost.collectives == (Collective("all-reduce", 24, 4),)
 
 
 def test_memory_traffic_of_a_scan_is_that_of_its_slices():
     x, weights = jnp.ones((8, 64)), jnp.ones((50, 64, 64))
     compiled = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0])
-    cost = hlo.read_cost(compiled.lower(x, weights).compile().as_text())
+    cost = read_cost(compiled.lower(x, weights).compile().as_text())
     # Each is read once or, where it is copied out of the stack, thrice; never all 50 at once.
     assert weights.nbytes <= cost.bytes <= 4 * weights.nbytes
 
