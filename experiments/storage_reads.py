@@ -37,7 +37,8 @@ from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.feed import Feeder
 from xdistil_jax.distill.rates import hparams
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
-from xdistil_jax.distill.step import Model, place, start_state, train_call
+from xdistil_jax.distill.state import Model, place, start_state
+from xdistil_jax.distill.step import train_call
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.sharding import make_mesh, replicate

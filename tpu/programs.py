@@ -20,14 +20,8 @@ from xdistil_jax.configs import TeacherConfig, student_config
 from xdistil_jax.data.batches import Buckets
 from xdistil_jax.distill.rates import abstract_hparams
 from xdistil_jax.distill.stages import Stage
-from xdistil_jax.distill.step import (
-    Feed,
-    Model,
-    abstract_state,
-    placement,
-    predict_call,
-    train_call,
-)
+from xdistil_jax.distill.state import Model, abstract_state, placement
+from xdistil_jax.distill.step import Feed, predict_call, train_call
 from xdistil_jax.experiment import Experiment
 from xdistil_jax.finetune import fine_tuning, split_mesh
 from xdistil_jax.models.encoder import EncoderSpec

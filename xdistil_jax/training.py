@@ -19,7 +19,7 @@ from xdistil_jax.distill.loop import PlanResult, Training, Writer, run_plan
 from xdistil_jax.distill.masking import Masking
 from xdistil_jax.distill.resident import Resident
 from xdistil_jax.distill.stages import Stage
-from xdistil_jax.distill.step import Model
+from xdistil_jax.distill.state import Model
 from xdistil_jax.labels import Labels
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.report.writers import JsonLines, TensorBoard, Writers

@@ -29,7 +29,8 @@ from xdistil_jax import hosts, trees
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.loop import InterruptedRunError, run_plan
 from xdistil_jax.distill.rates import hparams
-from xdistil_jax.distill.step import start_state, train_call
+from xdistil_jax.distill.state import start_state
+from xdistil_jax.distill.step import train_call
 from xdistil_jax.sharding import replicate
 from xdistil_jax.terminal import signals
 

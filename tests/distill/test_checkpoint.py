@@ -19,7 +19,7 @@ from xdistil_jax import trees
 from xdistil_jax.distill.checkpoint import CheckpointError, Checkpoints, Saved
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag, run_plan
 from xdistil_jax.distill.rates import hparams
-from xdistil_jax.distill.step import start_state
+from xdistil_jax.distill.state import start_state
 from xdistil_jax.files import DiskFullError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -22,7 +22,7 @@ from xdistil_jax.distill import loop
 from xdistil_jax.distill.loop import run_plan
 from xdistil_jax.distill.rates import hparams
 from xdistil_jax.distill.stages import Schedule, StopRule, unfreeze
-from xdistil_jax.distill.step import stage_state
+from xdistil_jax.distill.state import stage_state
 from xdistil_jax.distill.strategies import Recipe, Tuning, plan
 from xdistil_jax.models.functional import build
 

@@ -11,14 +11,8 @@ from xdistil_jax import trees
 from xdistil_jax.distill.feed import Feeder
 from xdistil_jax.distill.rates import hparams
 from xdistil_jax.distill.stages import Schedule, Stage, Term
-from xdistil_jax.distill.step import (
-    Model,
-    abstract_state,
-    merged,
-    place,
-    start_state,
-    train_call,
-)
+from xdistil_jax.distill.state import Model, abstract_state, merged, place, start_state
+from xdistil_jax.distill.step import train_call
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.sharding import make_mesh, replicate

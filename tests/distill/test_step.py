@@ -22,11 +22,11 @@ from tests.distill.toys import (
     make_sampler,
 )
 from xdistil_jax import trees
-from xdistil_jax.distill import step as step_module
 from xdistil_jax.distill.losses import LOSSES
 from xdistil_jax.distill.rates import hparams, learning_rate
 from xdistil_jax.distill.stages import Program, Schedule, Stage, Term
-from xdistil_jax.distill.step import Feed, merged, start_state, train_call
+from xdistil_jax.distill.state import merged, start_state
+from xdistil_jax.distill.step import Feed, train_call
 from xdistil_jax.distill.strategies import plan
 from xdistil_jax.models.functional import build
 from xdistil_jax.sharding import replicate
@@ -43,11 +43,11 @@ TOTAL = 40
 D42 = plan("D4.2", GROUPS)
 
 
-def start(stage=ALL, model=MODEL, params=None, carried=None):
+def start(stage=ALL, model=MODEL, params=None):
     """(state, hyper-parameters), placed."""
     h = hparams(stage, TOTAL)
     params = make_params() if params is None else params
-    state = start_state(params, stage.program, jax.random.key(3), h, carried=carried)
+    state = start_state(params, stage.program, jax.random.key(3), h)
     return replicate(state, model.mesh), replicate(h, model.mesh)
 
 
@@ -95,37 +95,6 @@ def test_frozen_leaves_are_bit_identical(stage):
     assert set(mask) == set(before)
     for path, leaf in trees.leaves(merged(state)):
         assert equal(leaf, before[path]) == (not mask[path]), path
-
-
-@pytest.mark.parametrize("stage", D42[:3], ids=lambda stage: stage.name)
-def test_frozen_leaves_have_no_moments(stage):
-    state, _ = start(stage)
-    mask = trees.mask(make_params(), stage.trainable)
-    trained = [path for path, chosen in trees.leaves(mask) if chosen]
-    adam = next(s for s in state.opt_state if isinstance(s, optax.ScaleByAdamState))
-    for tree in (state.trainable, adam.mu, adam.nu):
-        assert [path for path, _ in trees.leaves(tree)] == trained
-    assert len(jax.tree.leaves(state.opt_state)) == 2 * len(trained) + 1
-    assert [path for path, _ in trees.leaves(state.frozen)] == [
-        path for path, chosen in trees.leaves(mask) if not chosen
-    ]
-
-
-def test_the_boolean_tree_is_what_partitions(monkeypatch):
-    params = make_params()
-    chosen = trees.mask(params, ("bilstm/bias", "head/kernel"))
-    monkeypatch.setattr(step_module.trees, "mask", lambda tree, patterns: chosen)
-    state, _ = start()
-    found = {path for path, _ in trees.leaves(state.trainable)}
-    assert found == {"bilstm/bias", "head/kernel"}
-    assert f"x {'bilstm/bias'}" in trees.describe(chosen).splitlines()
-    assert equal(merged(state), params)
-
-
-def test_a_pattern_that_matches_nothing_is_named():
-    stage = replace(ALL, trainable=("head", "bilstn"))
-    with pytest.raises(trees.PatternError, match=r"pattern 'bilstn' .* did you mean bilstm"):
-        start(stage)
 
 
 # --- the update ------------------------------------------------------------------------------
@@ -319,42 +288,6 @@ def test_the_state_is_donated_and_nothing_else():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.trainable, state.opt_state)))
     kept = jax.tree.leaves((params, arrays, feed, h, after))
     assert not any(leaf.is_deleted() for leaf in kept)
-
-
-# --- moments from stage to stage -------------------------------------------------------------
-
-
-def adam(state):
-    return next(s for s in state.opt_state if isinstance(s, optax.ScaleByAdamState))
-
-
-def test_carry_keeps_the_moments_of_leaves_trained_before():
-    narrow, wide = D42[1:3]
-    before, _ = run(narrow)
-    params, old = jax.tree.map(np.array, (merged(before), adam(before)))
-    fresh, h = start(wide, params=params)
-    carried, _ = start(wide, params=params, carried=before.opt_state)
-    assert jax.tree.structure(fresh) == jax.tree.structure(carried)
-    assert int(adam(carried).count) == int(old.count) == int(before.step) > 0
-    assert int(adam(fresh).count) == int(carried.step) == 0
-    for name in ("mu", "nu"):
-        found = dict(trees.leaves(getattr(adam(carried), name)))
-        known = dict(trees.leaves(getattr(old, name)))
-        for path, leaf in found.items():
-            assert equal(leaf, known.get(path, np.zeros_like(leaf)))
-        assert any(np.any(leaf) for leaf in found.values())
-        assert not any(np.any(leaf) for _, leaf in trees.leaves(getattr(adam(fresh), name)))
-    arrays, feed = replicate(Teacher().arrays, MODEL.mesh), next(feeds_of())
-    call = train_call(MODEL, wide.program)
-    assert not equal(
-        call(carried, arrays, feed, h)[0].trainable, call(fresh, arrays, feed, h)[0].trainable
-    )
-
-
-def test_carry_forgets_leaves_that_are_frozen_now():
-    before, _ = run(D42[2])
-    carried, _ = start(D42[1], carried=before.opt_state)
-    assert {path for path, _ in trees.leaves(adam(carried).mu)} == {"head/bias", "head/kernel"}
 
 
 def test_equal_models_share_one_function():

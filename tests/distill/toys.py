@@ -14,7 +14,7 @@ from xdistil_jax.distill.evaluate import HeldOut, tagged_set
 from xdistil_jax.distill.feed import Feeder
 from xdistil_jax.distill.loop import StopFlag, Training
 from xdistil_jax.distill.stages import Schedule, Stage, StopRule, Term
-from xdistil_jax.distill.step import Model
+from xdistil_jax.distill.state import Model
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.functional import build, dropout
 from xdistil_jax.sharding import make_mesh, replicate

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from xdistil_jax import files, hosts, storage, trees
-from xdistil_jax.distill.step import TrainState, merged
+from xdistil_jax.distill.state import TrainState, merged
 from xdistil_jax.sharding import fetched, is_spread
 from xdistil_jax.types import Params
 

@@ -16,7 +16,8 @@ from xdistil_jax.data.batches import Buckets, whole_rows
 from xdistil_jax.data.encode import EncodedStore, pieces
 from xdistil_jax.distill.feed import Feeder, Streams
 from xdistil_jax.distill.stages import Loss
-from xdistil_jax.distill.step import Feed, Model, loss_call, predict_call
+from xdistil_jax.distill.state import Model
+from xdistil_jax.distill.step import Feed, loss_call, predict_call
 from xdistil_jax.labels import ClassSet, Decoding, Labels
 from xdistil_jax.models.functional import Spec
 from xdistil_jax.scoring import (

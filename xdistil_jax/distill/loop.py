@@ -23,15 +23,8 @@ from xdistil_jax.distill.feed import Feeder, Streams
 from xdistil_jax.distill.rates import HParams, hparams
 from xdistil_jax.distill.resident import Resident
 from xdistil_jax.distill.stages import Stage
-from xdistil_jax.distill.step import (
-    CallMetrics,
-    Model,
-    TrainState,
-    merged,
-    place,
-    stage_state,
-    train_call,
-)
+from xdistil_jax.distill.state import Model, TrainState, merged, place, stage_state
+from xdistil_jax.distill.step import CallMetrics, train_call
 from xdistil_jax.distill.stopping import StopFlag as StopFlag
 from xdistil_jax.distill.stopping import Stopping, score
 from xdistil_jax.sharding import anywhere, replicate
