@@ -308,6 +308,28 @@ def test_what_can_not_be_done_is_said(text, tmp_path, change, said):
         pretrain(small(text, tmp_path / "x", **change))
 
 
+@pytest.mark.parametrize(
+    "slip",
+    [
+        {"teacher": {"whole_vocabulary": True}},
+        {"data": {"unlabelled_root": "", "unlabelled": ("nowhere.txt",)}},
+        {"teacher": {"max_length": 512, "vocab_size": 99}},
+        {"rate": 1.5},
+    ],
+)
+def test_a_first_mistake_does_not_spoil_the_folder(text, short, tmp_path, slip):
+    """The mended command makes there what it makes in a folder of its own."""
+    config = small(text, tmp_path / "x", epochs=2)
+    wrong = {
+        name: replace(getattr(config, name), **change) if isinstance(change, dict) else change
+        for name, change in slip.items()
+    }
+    with pytest.raises(ValueError, match=r"name it|nowhere|too few|masking rate"):
+        pretrain(replace(config, **wrong))
+    pretrain(config)
+    assert weights(tmp_path / "x") == weights(short[0])
+
+
 def test_a_tokenizer_without_a_mask_is_refused(text, tmp_path):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(chr, range(65, 123))]))

@@ -30,10 +30,7 @@ def choose_tokenizer(config: TeacherConfig, text: Sequence[Sentence]) -> Tokeniz
     Raises:
         ValueError: for a whole vocabulary where none is given.
     """
-    if config.whole_vocabulary and not config.tokenizer:
-        raise ValueError(
-            "teacher.whole_vocabulary is about a given tokenizer: name it, teacher.tokenizer"
-        )
+    refuse_unnamed_vocabulary(config)
     if not config.tokenizer and not config.checkpoint:
         return train_tokenizer(text, config.vocab_size)
     if not config.tokenizer:
@@ -47,6 +44,18 @@ def choose_tokenizer(config: TeacherConfig, text: Sequence[Sentence]) -> Tokeniz
         words = {word for sentence in text[start : start + _CHUNK] for word in sentence.words}
         used[tokenizer.word_pieces(list(words))[0]] = True
     return cut_tokenizer(tokenizer, np.flatnonzero(used))[0]
+
+
+def refuse_unnamed_vocabulary(config: TeacherConfig) -> None:
+    """Refuse a whole vocabulary where none is given.
+
+    Raises:
+        ValueError: saying how to name it.
+    """
+    if config.whole_vocabulary and not config.tokenizer:
+        raise ValueError(
+            "teacher.whole_vocabulary is about a given tokenizer: name it, teacher.tokenizer"
+        )
 
 
 def start_backbone(

@@ -10,7 +10,12 @@ import jax
 import numpy as np
 
 from xdistil_jax import files, hosts, storage
-from xdistil_jax.backbone import checkpoint_identity, choose_tokenizer, fitted
+from xdistil_jax.backbone import (
+    checkpoint_identity,
+    choose_tokenizer,
+    fitted,
+    refuse_unnamed_vocabulary,
+)
 from xdistil_jax.compilation import persistent_cache
 from xdistil_jax.configs import RunConfig, TeacherConfig
 from xdistil_jax.data.corpus import DataSpec, ReadLog, load_text
@@ -98,7 +103,8 @@ def pretrain(
             if hosts.is_primary():
                 storage.refresh(root)
                 storage.refresh(folder)
-        _hold_to_settings(folder, {**settings(config), "out": ""})
+        if _is_begun(folder):
+            _hold_to_settings(folder, _identity(config))
         if not hosts.primarys((root / "config.json").is_file()):
             _train(session, config, root, folder)
     report = _read_json(folder / "report.json")
@@ -112,26 +118,32 @@ def _refuse(config: Pretraining) -> None:
             raise ValueError(f"teacher.{name} means nothing in pretraining: leave it out")
     if config.run.out != RunConfig().out:
         raise ValueError("run.out means nothing in pretraining: give the folder with --out")
+    refuse_unnamed_vocabulary(config.teacher)
+
+
+def _identity(config: Pretraining) -> dict[str, Any]:
+    """What a folder is made with, wherever it lies."""
+    return {**settings(config), "out": ""}
+
+
+def _is_begun(folder: Path) -> bool:
+    """Is there what a run is held to? ``text.json`` is the last of that to be written."""
+    return hosts.primarys((folder / "text.json").is_file())
 
 
 def _hold_to_settings(folder: Path, wanted: dict[str, Any]) -> None:
-    """Write down what the folder is made with.
+    """Refuse other settings than the folder was begun with.
 
     Raises:
-        ValueError: if it was begun with other settings.
+        ValueError: naming the first that differs.
     """
-    file = folder / "settings.json"
-    if hosts.primarys(file.is_file()):
-        found = _read_json(file)
-        if (was := _flat(found)) != (now := _flat(wanted)):
-            name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
-            raise ValueError(
-                f"{folder.parent} was begun with {name} {was.get(name)!r}, and now it is "
-                f"{now.get(name)!r}: choose another --out, or remove the folder"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    hosts.once(lambda: files.write_atomic(file, json.dumps(wanted, indent=2)))
+    found = _read_json(folder / "settings.json")
+    if (was := _flat(found)) != (now := _flat(wanted)):
+        name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
+        raise ValueError(
+            f"{folder.parent} was begun with {name} {was.get(name)!r}, and now it is "
+            f"{now.get(name)!r}: choose another --out, or remove the folder"
+        )
 
 
 def _read_json(file: Path) -> Any:
@@ -154,12 +166,16 @@ def _train(session: Session, config: Pretraining, root: Path, folder: Path) -> N
         tokenizer = _tokenizer(config, text, folder)
         rows = _rows(session, config, text, tokenizer)
     made = hash8(rows.identity, checkpoint_identity(config.teacher.checkpoint))
-    _hold_to_text(folder, made)
+    if _is_begun(folder):
+        _hold_to_text(folder, made)
     _tell(session, log, rows)
     spec, params = _start(config.teacher, tokenizer)
     recipe = config.teacher.recipe
     stage = Stage("mlm", (Term("mlm"),), spec.groups, 0.0, recipe.schedule, recipe.stop)
     masking = _masking(tokenizer, config.rate)
+    # A folder is held to nothing until all that the settings ask for could be made.
+    if not _is_begun(folder):
+        hosts.once(lambda: _begin(folder, _identity(config), made))
     session.say(f"pretraining in {folder}")
     with session.timed("training"):
         result = train_plan(
@@ -186,7 +202,8 @@ def _tokenizer(config: Pretraining, text: Sentences, folder: Path) -> Tokenizer:
         tokenizer = choose_tokenizer(config.teacher, text)
         tokenizer.save(chosen, longest=config.teacher.max_length)
 
-    if not hosts.primarys((chosen / "tokenizer.json").is_file()):
+    # What lies there before the run is begun may be by other settings, which were refused.
+    if not (_is_begun(folder) and hosts.primarys((chosen / "tokenizer.json").is_file())):
         hosts.once(choose)
     storage.fetch_files([chosen / name for name in ("tokenizer.json", "tokenizer_config.json")])
     return load_tokenizer(chosen)
@@ -210,16 +227,17 @@ def _rows(
     return rows
 
 
+def _begin(folder: Path, identity: dict[str, Any], made: str) -> None:
+    files.write_atomic(folder / "settings.json", json.dumps(identity, indent=2))
+    files.write_atomic(folder / "text.json", json.dumps(made))
+
+
 def _hold_to_text(folder: Path, made: str) -> None:
-    file = folder / "text.json"
-    if hosts.primarys(file.is_file()):
-        if _read_json(file) != made:
-            raise ValueError(
-                f"{folder.parent}: its text or its checkpoint has changed since it was begun: put "
-                "them back, or choose another --out"
-            )
-        return
-    hosts.once(lambda: files.write_atomic(file, json.dumps(made)))
+    if _read_json(folder / "text.json") != made:
+        raise ValueError(
+            f"{folder.parent}: its text or its checkpoint has changed since it was begun: put "
+            "them back, or choose another --out"
+        )
 
 
 def _tell(session: Session, log: ReadLog, rows: EncodedStore) -> None:
