@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from xdistil_jax.data.tokenizer import load_tokenizer
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag
 from xdistil_jax.distill.stages import Schedule, StopRule
 from xdistil_jax.distill.strategies import Recipe
+from xdistil_jax.experiment import settings
 from xdistil_jax.models.functional import build
 from xdistil_jax.models.masked_lm import load_masked_lm
 from xdistil_jax.pretrain import Pretraining, pretrain
@@ -290,6 +292,25 @@ def test_other_settings_or_text_are_refused(text, short, tmp_path):
     (other / "de.txt").write_text((text / "de.txt").read_text() + "Anna wohnt in Bonn\n")
     with pytest.raises(ValueError, match="its text or its checkpoint has changed"):
         pretrain(config)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_of_an_earlier_version_is_found(text, short, tmp_path, whole):
+    """One whose settings have ``whole_vocabulary`` beside the teacher, and not in it."""
+    out = tmp_path / "x"
+    shutil.copytree(short[0], out)
+    file = out / "pretraining" / "settings.json"
+    config = small(text, out, epochs=2)
+    if whole:
+        vocab = str(out / "tokenizer.json")
+        config = replace(config, teacher=replace(config.teacher, tokenizer=vocab))
+    old = {**settings(config), "out": "", "whole_vocabulary": whole}
+    file.write_text(json.dumps(old))
+    other = replace(config, teacher=replace(config.teacher, whole_vocabulary=True))
+    asked, refused = (other, config) if whole else (config, replace(config, rate=0.2))
+    assert pretrain(asked)["loss"] == short[1]["loss"]
+    with pytest.raises(ValueError, match="whole_vocabulary True, and now" if whole else "rate"):
+        pretrain(refused)
 
 
 @pytest.mark.parametrize(

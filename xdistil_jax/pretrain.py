@@ -138,6 +138,9 @@ def _hold_to_settings(folder: Path, wanted: dict[str, Any]) -> None:
         ValueError: naming the first that differs.
     """
     found = _read_json(folder / "settings.json")
+    # An earlier version had it here, False included; the teacher's settings leave that out.
+    if found.pop("whole_vocabulary", False):
+        found["teacher"]["whole_vocabulary"] = True
     if (was := _flat(found)) != (now := _flat(wanted)):
         name = next(name for name in {**was, **now} if was.get(name) != now.get(name))
         raise ValueError(
