@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.data.toys import spec_of, two_languages, write
-from xdistil_jax.data.corpus import CorpusError, DataSpec, load_corpus
+from xdistil_jax.data.corpus import CorpusError, DataSpec, load_corpus, load_held_out, load_text
 
 
 @pytest.fixture
@@ -65,3 +65,38 @@ def test_files_by_name(root):
     assert corpus.languages == ("und",)
     named = load_corpus(DataSpec(train=train, dev=dev, unlabelled=(str(plain),), languages=("fr",)))
     assert named.languages == ("fr",)
+
+
+@pytest.mark.parametrize("held", [(), ("TRAIN.txt",), ("en/TRAIN.txt",), ("en/dev.txt",)])
+def test_a_root_without_train_files_is_told(tmp_path, held):
+    for name in held:
+        write(tmp_path / name, "a b", tag="B-LOC")
+    found = held[0].partition("/")[0] if held else "nothing"
+    said = rf"{tmp_path}: expected .* LANGUAGE/train\.txt, found {found}: .* \(data\.root\)"
+    with pytest.raises(CorpusError, match=said):
+        load_corpus(DataSpec(root=str(tmp_path)))
+    if "en/dev.txt" not in held:
+        dev = DataSpec(train=write(tmp_path / "a.txt", "x"), root=str(tmp_path))
+        with pytest.raises(CorpusError, match=r"LANGUAGE/dev\.txt, found"):
+            load_corpus(dev)
+
+
+def test_text_is_kept_apart_from_a_root_with_only_a_test_set(tmp_path):
+    write(tmp_path / "en" / "test.txt", "a b")
+    assert [each.words for each in load_held_out(DataSpec(root=str(tmp_path)))] == [("a", "b")]
+
+
+@pytest.mark.parametrize("held", [(), ("README.txt", "notes.txt")])
+def test_an_unlabelled_root_without_languages_is_told(tmp_path, held):
+    for name in held:
+        (tmp_path / name).write_text("some words\n")
+    spec = DataSpec(unlabelled_root=str(tmp_path))
+    found = ", ".join(held) or "nothing"
+    said = rf"{tmp_path}: expected LANGUAGE\.txt, such as de\.txt, found {found}: "
+    with pytest.raises(CorpusError, match=said):
+        load_text(spec)
+    with pytest.raises(CorpusError, match=r"vi\.txt: no such file; .* holds"):
+        load_text(replace(spec, languages=("vi", "th")))
+    if held:
+        named, _ = load_text(replace(spec, languages=("notes",)))
+        assert [each.words for each in named] == [("some", "words")]

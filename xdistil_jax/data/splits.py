@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from xdistil_jax.data.readers import ReadLog
-from xdistil_jax.data.sources import HUB, CorpusError, missing, split_files
+from xdistil_jax.data.sources import HUB, SPLITS, CorpusError, missing, split_files
 from xdistil_jax.data.spec import DataSpec
 
 
@@ -36,6 +36,8 @@ def split_sources(spec: DataSpec, split: str) -> list[tuple[str, str | None]]:
     folders = [root / language for language in spec.languages] or [
         path for path in sorted(root.iterdir()) if _has(path, split) or _has(path, "train")
     ]
+    if not folders:
+        _refuse_unless_elsewhere(root, split)
     if split == "train":
         # Of a language whose labels are withheld there need be none.
         folders = [each for each in folders if each.name not in spec.zero_shot or _has(each, split)]
@@ -67,8 +69,13 @@ def unlabelled_sources(
             found.append((str(there[0]), language))
         else:
             lacking.append(language)
+    if not found and not lacking:
+        raise CorpusError(
+            f"{root}: expected LANGUAGE.txt, such as de.txt, found {_names(root)}: call the files "
+            "after the codes of their languages, or name these (data.languages)"
+        )
     if not found:
-        raise missing(paths[0])
+        raise missing(root / f"{lacking[0]}.txt")
     if lacking:
         log.notes.append(f"no unlabelled text for {', '.join(lacking)}")
     yield from found
@@ -104,10 +111,26 @@ def _has(folder: Path, split: str) -> bool:
     return folder.is_dir() and bool(split_files(folder, split))
 
 
+def _refuse_unless_elsewhere(root: Path, split: str) -> None:
+    """Complain that no folder has ``split``, which all but the train set may lack.
+
+    Whoever keeps text apart from dev and test reads folders with only one of the two.
+    """
+    there = any(_has(path, each) for path in root.iterdir() for each in SPLITS)
+    if split == "train" or not there:
+        raise CorpusError(
+            f"{root}: expected folders of languages, LANGUAGE/{split}.txt, found {_names(root)}: "
+            f"name the folder that holds them (data.root), or a single file (data.{split})"
+        )
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(os.listdir(folder))[:8]) or "nothing"
+
+
 def _required(folder: Path, split: str) -> list[Path]:
     if not folder.is_dir():
         raise missing(folder)
     if files := split_files(folder, split):
         return files
-    names = ", ".join(sorted(os.listdir(folder))[:8]) or "nothing"
-    raise CorpusError(f"{folder}: no {split} file; expected {split}.txt, found {names}")
+    raise CorpusError(f"{folder}: no {split} file; expected {split}.txt, found {_names(folder)}")
