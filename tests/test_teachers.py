@@ -24,10 +24,14 @@ from xdistil_jax import (
 from xdistil_jax.data.tokenizer import train_tokenizer
 from xdistil_jax.evaluation import WeakTeacherError, read_report
 from xdistil_jax.export import export
+from xdistil_jax.finetune import prepare_teacher
 from xdistil_jax.models.checkpoints import save_encoder
 from xdistil_jax.models.encoder import EncoderSpec
 from xdistil_jax.models.functional import build
 from xdistil_jax.report.metrics import score
+from xdistil_jax.session import Session
+from xdistil_jax.targets import cache_teacher, encode_text
+from xdistil_jax.teacher.manifest import CacheMismatch
 
 DATA = DataSpec(synthetic=True, languages=("de", "vi"))
 TAGS = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
@@ -220,6 +224,26 @@ def test_weights_that_do_not_fit_are_refused_at_once(two, tmp_path, change, mess
     with pytest.raises(ValueError, match=message):
         pipeline.run(dataclasses.replace(two, ensemble=ensemble))
     assert not list(tmp_path.glob("*/teacher-*"))
+
+
+def test_each_of_two_teachers_has_the_cache_that_was_asked_for(xlmr, corpus, tmp_path):
+    alone = taught_by(xlmr, tmp_path)
+    configs = [dataclasses.replace(alone.teacher, fine_tune=False, layer=n) for n in (1, 2)]
+
+    def cached(*ids: str) -> list[str]:
+        """Asked for those of ``ids``; gives the ids of the two caches."""
+        first, other = map(lambda config, id: dataclasses.replace(config, cache=id), configs, ids)
+        both = dataclasses.replace(alone, teacher=first, ensemble=EnsembleConfig((other,)))
+        session = Session.start(both)
+        teacher = prepare_teacher(session, corpus)
+        text = encode_text(session, corpus, teacher)
+        return [each.settings.id for each in cache_teacher(session, text, teacher).members]
+
+    ids = cached("", "")
+    assert len(set(ids)) == 2
+    assert cached(*ids) == cached("", ids[1]) == ids
+    with pytest.raises(CacheMismatch, match="the cache that was asked for does not fit"):
+        cached(*reversed(ids))
 
 
 def test_a_teacher_under_a_label_only_student_is_warned_of(xlmr, tmp_path):

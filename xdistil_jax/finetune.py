@@ -150,6 +150,7 @@ def prepare_single(session: Session, corpus: Corpus, config: TeacherConfig) -> T
     return Trained(
         spec, params, tokenizer, corpus.tagset, length, identity, folder,
         imitated_layers(config, experiment.student, spec), config.codec, split_over,
+        config.cache,
     )  # fmt: skip
 
 

@@ -29,8 +29,8 @@ class Trained:
     """A teacher or a student, ready to tag; ``folder`` is where its scores are kept.
 
     ``layers`` are those that students of this teacher imitate, from the top down, ``codec`` is how
-    they are cached. ``mesh`` is the one over which its parameters are split (None: they are whole
-    on every device).
+    they are cached, and ``cache`` the id of the one cache that will do ("": any). ``mesh`` is the
+    one over which its parameters are split (None: they are whole on every device).
     """
 
     spec: Spec
@@ -43,6 +43,7 @@ class Trained:
     layers: tuple[str, ...] = ()
     codec: str = "bf16"
     mesh: Mesh | None = None
+    cache: str = ""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def cache_teacher(session: Session, text: Text, teacher: Teaching) -> Teacher:
             session.caches, theirs, np.arange(theirs.rows),
             build(replace(teacher.spec, outputs=teacher.layers)), teacher.params, wanted,
             mesh=teacher.mesh or session.mesh, say=session.say,
-            only=session.experiment.teacher.cache or None,
+            only=teacher.cache or None,
         )  # fmt: skip
     if session.experiment.student.imitate == "coordinates":
         cache = replace(cache, coordinates=True)
