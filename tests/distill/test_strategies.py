@@ -1,5 +1,6 @@
 """Plans equal the paper's table of strategies; stages are values that decide the executable."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -368,6 +369,28 @@ def test_stages_that_make_no_sense_are_refused():
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match=f"labelled_fraction is {share}, expected a share"):
             replace(STAGE, labelled_fraction=share)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("epochs", (0.0, -1.0, math.nan, math.inf)),
+        ("evaluations", (0.0, -1.0, math.nan, math.inf)),
+        ("patience", (0, -1)),
+        ("min_steps", (-1,)),
+    ],
+)
+def test_rules_that_would_train_nothing_or_never_end_are_refused(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"stop\.{name} is {value}: expected .* or "):
+            StopRule(**{name: value})
+    assert StopRule(0.01, 0.001, 10**6, 0).min_steps == 0
+
+
+@pytest.mark.parametrize("partial", [0.0, -0.5])
+def test_gradual_unfreezing_without_epochs_is_refused(partial):
+    with pytest.raises(ValueError, match=rf"tuning\.partial is {partial:g}: expected a share"):
+        plan("D4.2", GROUPS, Tuning(partial=partial))
 
 
 def test_the_printed_table_has_a_line_for_each_stage():

@@ -3,6 +3,7 @@
 A strategy is a tuple of stages; the engine runs any such tuple and never asks for its name.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -80,6 +81,18 @@ class StopRule:
     patience: int = 3
     min_steps: int = 0
     watch: Watch = "auto"
+
+    def __post_init__(self) -> None:
+        above = "a number above 0, such as 2 or 0.5"
+        allowed = {
+            "epochs": (0.0 < self.epochs < math.inf, above),
+            "evaluations": (0.0 < self.evaluations < math.inf, above),
+            "patience": (self.patience >= 1, "1 or more"),
+            "min_steps": (self.min_steps >= 0, "0 or more"),
+        }
+        for name, (holds, expected) in allowed.items():
+            if not holds:
+                raise ValueError(f"stop.{name} is {getattr(self, name)}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,12 @@ def unfreeze(
 
     What has been unfrozen stays so. All but the last stage get ``partial`` of the epochs; only the
     first draws what is to be ``fresh``.
+
+    Raises:
+        ValueError: for a share of nothing.
     """
+    if not partial > 0.0:
+        raise ValueError(f"tuning.partial is {partial:g}: expected a share of the epochs, above 0")
     steps = thaws(groups, order)
     short = replace(stage.stop, epochs=stage.stop.epochs * partial)
     stages, thawed = [], set()
