@@ -18,13 +18,14 @@ from tests.distill.toys import (
     make_training,
 )
 from xdistil_jax import trees
-from xdistil_jax.distill import loop
+from xdistil_jax.distill import evaluate, loop
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.evaluate import HeldOut
 from xdistil_jax.distill.loop import InterruptedRunError, StopFlag, run_plan
 from xdistil_jax.distill.stages import Stage, StopRule, Term
 
 CALLS, RECORDS = 21, 11
+LOSS = "transfer_loss"
 CE = replace(STAGES[2], carry=False)
 
 
@@ -299,6 +300,27 @@ def test_few_sentences_get_at_least_so_many_steps_and_no_more_evaluations():
     assert len(writer.written) == 3, "at the start, in the middle, at the end"
     fewer = replace(plain, stop=replace(plain.stop, min_steps=1))
     assert run_plan(make_training(), (fewer,), make_params()).stages[0].steps == usual
+
+
+@pytest.mark.parametrize(("losses", "shown"), [(("repr",), LOSS), (("ce",), "train/ce")])
+def test_a_stage_that_diverges_is_an_error_however_often_it_is_run(
+    monkeypatch, tmp_path, losses, shown
+):
+    """A student that was never trained is no result; the F1 of tags from NaN is 0, and finite."""
+    monkeypatch.setattr(loop, "dev_f1", evaluate.dev_f1)
+    steep = replace(stage_of(2, losses=losses), schedule=replace(FAST, peak=1e30))
+    said = rf"stage 'scripted' has diverged: at step 1\d its {shown} is (nan|inf), .*peak, 1e\+30"
+    for _ in range(2):
+        checkpoints = Checkpoints(tmp_path / "saved", every=0)
+        with pytest.raises(ValueError, match=said):
+            run_plan(make_training(checkpoints), [steep, CE], make_params())
+        checkpoints.close()
+        assert not Checkpoints(tmp_path / "saved").peek()["done"]
+
+
+def test_an_f1_of_nothing_is_no_divergence(monkeypatch):
+    scripted(monkeypatch, [0.0] * 9)
+    assert run_plan(make_training(), [stage_of(2)], make_params()).stages[0].best == 0.0
 
 
 def test_a_loss_that_is_watched_must_be_held_out():

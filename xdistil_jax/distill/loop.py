@@ -26,7 +26,7 @@ from xdistil_jax.distill.stages import Stage
 from xdistil_jax.distill.state import Model, TrainState, merged, place, stage_state
 from xdistil_jax.distill.step import CallMetrics, train_call
 from xdistil_jax.distill.stopping import StopFlag as StopFlag
-from xdistil_jax.distill.stopping import Stopping, score
+from xdistil_jax.distill.stopping import Stopping, refuse_divergence, score
 from xdistil_jax.sharding import anywhere, replicate
 from xdistil_jax.types import Params
 
@@ -119,6 +119,7 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
         InterruptedRunError: when ``training.stop`` was raised; the checkpoint has the position.
         distill.checkpoint.CheckpointError: for one that can't be read or written.
         trees.PatternError: for a stage whose patterns match no parameter.
+        ValueError: for a stage that diverges, or has nothing to watch.
     """
     stages = tuple(stages)
     for stage in stages:
@@ -203,9 +204,10 @@ class _StageRun:
         while True:
             if now.step >= now.next_evaluation or now.step >= self.total:
                 pending = self._settle(now, pending)
-                self._evaluate(now)
+                figures = self._evaluate(now)
                 over = now.step >= self.total or now.stopping.exhausted(self.stage.stop.patience)
                 if over:
+                    refuse_divergence(self.stage, now.step, figures)
                     return self._end(now)
                 if hosts.primarys(training.checkpoints.due()):
                     self._save(now)
@@ -273,7 +275,7 @@ class _StageRun:
             "step": now.step, "global_step": self.global_step,
         }  # fmt: skip
 
-    def _evaluate(self, now: _Progress) -> None:
+    def _evaluate(self, now: _Progress) -> dict[str, Any]:
         training, stage = self.training, self.stage
         params = merged(now.state)
         figures: dict[str, float] = {}
@@ -297,6 +299,7 @@ class _StageRun:
         now.sums = [[0.0, 0.0] for _ in stage.terms]
         now.next_evaluation = now.step + self.every
         self._clock = time.monotonic()
+        return record
 
     def _watched(self, figures: Mapping[str, float]) -> float:
         if self.stage.watched == "dev_f1":

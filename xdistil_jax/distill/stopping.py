@@ -2,8 +2,11 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from xdistil_jax.distill.stages import Stage
 
 
 class Stopping(NamedTuple):
@@ -31,6 +34,23 @@ class Stopping(NamedTuple):
 def score(watched: str, value: float) -> float:
     """Losses count downwards, F1 upwards."""
     return -value if watched.endswith("loss") else value
+
+
+def refuse_divergence(stage: Stage, step: int, figures: Mapping[str, Any]) -> None:
+    """Refuse a stage whose last figures, what it watches and its own losses, aren't finite.
+
+    Then its parameters aren't either, whatever the best ones before were. An F1 stays finite.
+
+    Raises:
+        ValueError: naming the stage, the step and what to change.
+    """
+    for name in ("watched", *(f"train/{term.loss}" for term in stage.terms)):
+        if not math.isfinite(value := figures.get(name, 0.0)):
+            shown = stage.watched if name == "watched" else name
+            raise ValueError(
+                f"stage {stage.name!r} has diverged: at step {step:,} its {shown} is {value}, "
+                f"expected a finite number; lower its schedule.peak, {stage.schedule.peak:g}"
+            )
 
 
 @dataclass
