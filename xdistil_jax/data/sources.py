@@ -17,8 +17,6 @@ HUB = "hf:"
 _CHUNK = 1 << 22
 _HEAD = 1 << 16
 _Read = TypeVar("_Read")
-_SAMPLE = 400
-_PLACES = 5
 # ISO 639-1, then the longer codes that WikiAnn uses. A folder called tmp is no language.
 _CODES = """
 aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da

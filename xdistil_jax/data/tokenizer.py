@@ -185,8 +185,7 @@ def train_tokenizer(sentences: Iterable[Sentence], vocab_size: int) -> Tokenizer
     """A cased WordPiece tokenizer: every character that occurs, then the likeliest merges.
 
     Memory is needed for distinct words only. The vocabulary is a function of the sentences alone,
-    and exceeds ``vocab_size`` only if the
-    characters by themselves do.
+    and exceeds ``vocab_size`` only if the characters by themselves do.
     """
     empty = _wordpiece({piece: number for number, piece in enumerate(_SPECIAL)}, source="training")
     counts: dict[str, int] = {}
@@ -263,9 +262,9 @@ def _wrap(backend: tokenizers.Tokenizer, config: Mapping[str, Any], source: str)
     backend.no_padding()
     model = json.loads(backend.to_str())["model"]
     found: dict[str, int | None] = {"unk_token": model.get("unk_id")}
-    frame = backend.encode("").ids
-    if len(frame) == 2:
-        found["cls_token"], found["sep_token"] = frame
+    around = backend.encode("").ids
+    if len(around) == 2:
+        found["cls_token"], found["sep_token"] = around
     for kind, usual in _USUAL.items():
         named = config.get(kind)
         own = model.get(kind), named["content"] if isinstance(named, dict) else named

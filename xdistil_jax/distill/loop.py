@@ -254,7 +254,7 @@ class _StageRun:
         if pending is None:
             return
         metrics, pieces = pending
-        means = fetch(metrics).means
+        means = fetch(metrics.means)
         for total, mean in zip(now.sums, means, strict=True):
             total[0] += float(mean.total)
             total[1] += float(mean.count)

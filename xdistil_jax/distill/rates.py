@@ -68,7 +68,7 @@ def learning_rate(step: Int[Array, ""], h: HParams, decay: Decay) -> Float[Array
     * restarts: a cosine from the peak to the floor in ``period`` + 1 units, both ends included;
       then anew, with the period and the peak multiplied by theirs;
     * bert: peak · n / W while n < W, a whole number here, and then peak · (1 − n / N): the first
-      rate is 0, and none is the peak.
+      rate is 0, and none is the peak, but for the first where W is 0. It ignores the floor.
     """
     done = (step // h.unit).astype(jnp.float32)
     if decay == "bert":

@@ -39,8 +39,9 @@ class Schedule:
     step, or only with each epoch, as in the paper's code. ``restarts`` is a cosine that begins
     anew after ``period`` of those units; then the period is multiplied by ``period_mult`` and the
     peak by ``peak_mult`` (SGDR). It ignores the length of the stage. ``bert`` is that of BERT's own
-    script. See ``rates.learning_rate`` for the formulas and ``strategies.PUBLISHED`` for the
-    schedules of the paper's code.
+    script, which goes down to 0: like ``constant``, it has no use for ``floor``. See
+    ``rates.learning_rate`` for the formulas and ``strategies.PUBLISHED`` for the schedules of the
+    paper's code.
     """
 
     peak: float = 1e-3

@@ -35,7 +35,11 @@ class Feed(NamedTuple):
 
 
 class CallMetrics(NamedTuple):
-    """What a call tells: a mean for each loss over its steps, and the last learning rate."""
+    """What a call tells: a mean for each loss over its steps, which is all that the loop logs.
+
+    The learning rate, and the norm of the gradient before it is clipped, are those of the last
+    step, for whoever looks into training.
+    """
 
     means: tuple[Mean, ...]
     learning_rate: Float[Array, ""]
