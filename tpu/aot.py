@@ -29,7 +29,8 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 import jax
 from costs import Cost, read_cost
 from jax.experimental import topologies
-from programs import TEACHERS, Plan, Program, make_plan, programs
+from plans import TEACHERS, Plan, make_plan
+from programs import Program, programs
 
 from xdistil_jax.chips import Chip, read_chip
 from xdistil_jax.configs import STUDENTS

@@ -30,6 +30,7 @@ from xdistil_jax.teacher.source import OnlineTeacher
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tpu"))
 
+import plans  # noqa: E402
 import programs  # noqa: E402
 from costs import Collective, read_cost  # noqa: E402
 
@@ -43,7 +44,7 @@ EXPERIMENT = Experiment(
 
 
 def small(devices=8, **options):
-    return programs.make_plan(
+    return plans.make_plan(
         EXPERIMENT, jax.devices()[:devices], tokens_per_chip=256, classes=3, words=50, **options
     )
 
@@ -134,7 +135,7 @@ def like(teacher=None, student=None, **changes):
         student=replace(EXPERIMENT.student, **(student or {})), **changes,
     )  # fmt: skip
     options = {"tokens_per_chip": 256, "classes": SPEC.classes, "words": 50}
-    return programs.make_plan(changed, jax.devices()[:1], **options)
+    return plans.make_plan(changed, jax.devices()[:1], **options)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_the_programs_are_those_of_the_plan():
     names = [program.name for program in programs.programs(planned)]
     stages = [stage.name for stage in EXPERIMENT.plan()]
     assert names == ["fine-tuning", "evaluation, teacher", "cache pass", *stages, "evaluation"]
-    labels = programs.make_plan(replace(EXPERIMENT, strategy="D0-S"), jax.devices())
+    labels = plans.make_plan(replace(EXPERIMENT, strategy="D0-S"), jax.devices())
     assert "cache pass" not in [program.name for program in programs.programs(labels)]
     every = programs.programs(replace(planned, all_buckets=True))
     widths = [p.width for p in every if p.name == "evaluation"]
@@ -207,11 +208,11 @@ def test_a_split_teacher_moves_weights_and_not_states():
 
 def test_a_teacher_whose_sizes_are_unknown_is_named():
     with pytest.raises(ValueError, match=r"'nowhere/at-all' is no folder with a config\.json"):
-        programs.teacher_spec(TeacherConfig(checkpoint="nowhere/at-all"), "", 7)
-    spec = programs.teacher_spec(TeacherConfig(checkpoint="xlm-roberta-large"), "", 9)
+        plans.teacher_spec(TeacherConfig(checkpoint="nowhere/at-all"), "", 7)
+    spec = plans.teacher_spec(TeacherConfig(checkpoint="xlm-roberta-large"), "", 9)
     assert (spec.width, spec.layers, spec.classes) == (1024, 24, 9)
     folder = ROOT / "tests/models/references/xlm-roberta"
-    spec = programs.teacher_spec(TeacherConfig(checkpoint=str(folder), keep_layers=1), "", 3)
+    spec = plans.teacher_spec(TeacherConfig(checkpoint=str(folder), keep_layers=1), "", 3)
     assert (spec.layers, spec.stacked, spec.family) == (1, True, "xlm-roberta")
 
 
@@ -230,7 +231,7 @@ def test_a_stage_that_reads_attention_runs_the_teacher(tmp_path):
     attentive = replace(plain, tuning=Tuning(attention=1.0))
     options = {"tokens_per_chip": 256, "classes": 3, "words": 50}
     before, planned = (
-        programs.make_plan(each, jax.devices()[:2], **options) for each in (plain, attentive)
+        plans.make_plan(each, jax.devices()[:2], **options) for each in (plain, attentive)
     )
     assert planned.student.attends == ("layer_3", "layer_2")
     assert [stage.name for stage in planned.stages] == ["repr", "logit", "ce"]
@@ -255,13 +256,13 @@ def test_a_stage_that_reads_attention_runs_the_teacher(tmp_path):
 def test_attention_that_a_teacher_does_not_tell_is_refused():
     attentive = replace(EXPERIMENT, tuning=Tuning(attention=1.0))
     with pytest.raises(ValueError, match="stage 'repr' needs attention, and a bilstm has none"):
-        programs.make_plan(attentive, jax.devices())
+        plans.make_plan(attentive, jax.devices())
     with pytest.raises(ValueError, match="one that is split over devices doesn't tell it"):
-        programs.make_plan(attentive, jax.devices(), student="l6-h384", tensor_parallel=2)
+        plans.make_plan(attentive, jax.devices(), student="l6-h384", tensor_parallel=2)
 
 
 def test_the_stages_are_those_of_the_student_by_name():
-    planned = programs.make_plan(
+    planned = plans.make_plan(
         replace(EXPERIMENT, strategy="D4.2"), jax.devices(), student="l6-h256"
     )
     names = [stage.name for stage in planned.stages]
