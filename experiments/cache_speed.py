@@ -147,4 +147,7 @@ def main(given: Arguments) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Arguments))
+    from xdistil_jax.terminal import told
+
+    with told("cache_speed.py"):
+        main(tyro.cli(Arguments))

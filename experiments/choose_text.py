@@ -16,6 +16,7 @@ from pathlib import Path
 from xdistil_jax import Tagger
 from xdistil_jax.deploy.tagger import TaggedWord
 from xdistil_jax.labels import OUTSIDE
+from xdistil_jax.terminal import told
 
 SOURCE = Path(__file__).parents[2] / "shared" / "data" / "unlabelled" / "en.txt"
 CHOSEN = Path("runs") / "chosen"
@@ -77,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("choose_text.py"):
+        main()

@@ -21,6 +21,7 @@ from xdistil_jax.targets import Text
 from xdistil_jax.teacher.basis import fit_basis
 from xdistil_jax.teacher.codec import find_codec
 from xdistil_jax.teacher.source import OnlineTeacher
+from xdistil_jax.terminal import told
 
 SAMPLED_PIECES = 1 << 15
 
@@ -80,4 +81,5 @@ def main(given: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    with told("codecs.py"):
+        main(tyro.cli(Arguments))

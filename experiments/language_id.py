@@ -28,6 +28,7 @@ from xdistil_jax import (
     TeacherConfig,
     Tuning,
 )
+from xdistil_jax.terminal import told
 from xdistil_jax.text import split_words
 
 SOURCE = Path(__file__).parents[2] / "shared" / "data" / "unlabelled"
@@ -124,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("language_id.py"):
+        main()

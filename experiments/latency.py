@@ -22,6 +22,7 @@ from xdistil_jax.export import GRAPHS
 from xdistil_jax.labels import TagSet
 from xdistil_jax.models.bilstm import BiLSTMSpec
 from xdistil_jax.models.functional import abstract_params
+from xdistil_jax.terminal import told
 
 PIECES = 88_500
 TAGS = TagSet(("LOC", "ORG", "PER"))
@@ -66,4 +67,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("latency.py"):
+        main()

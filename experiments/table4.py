@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from xdistil_jax.markdown import table
+from xdistil_jax.terminal import told
 
 PAPER = {
     "logit/head": "0.0",
@@ -58,4 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("table4.py"):
+        main()

@@ -8,18 +8,19 @@ Needs torch. Start it several times, each on its share of the text, to fill OUT 
 processes; what is there already is written again and counts once.
 """
 
-import sys
+import argparse
 
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, BatchEncoding
 
 from xdistil_jax import DataSpec, OutputsWriter, load_corpus
+from xdistil_jax.terminal import told
 
 
-def main(name: str, out: str, train: str, dev: str, unlabelled: str, batch: int = 32) -> None:
+def write(model: str, out: str, train: str, dev: str, unlabelled: str, batch: int = 32) -> None:
     """Write states of the last layer and logits for every sentence that a student may see."""
-    tokenizer = AutoTokenizer.from_pretrained(name, add_prefix_space=True)
-    model = AutoModelForTokenClassification.from_pretrained(name).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model, add_prefix_space=True)
+    encoder = AutoModelForTokenClassification.from_pretrained(model).eval()
     longest = min(tokenizer.model_max_length, 512)
 
     def cut(parts: list[list[str]]) -> BatchEncoding:
@@ -34,13 +35,13 @@ def main(name: str, out: str, train: str, dev: str, unlabelled: str, batch: int 
 
     corpus = load_corpus(DataSpec(train=train, dev=dev, unlabelled=(unlabelled,)))
     sentences = sorted({s.words for s in (*corpus.train, *corpus.transfer)}, key=len)
-    tags = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    width = model.config.hidden_size
+    tags = [encoder.config.id2label[number] for number in range(encoder.config.num_labels)]
+    width = encoder.config.hidden_size
     with OutputsWriter(out, tags=tags, width=width) as writer, torch.inference_mode():
         for start in range(0, len(sentences), batch):
             chosen = [parts_of(list(words)) for words in sentences[start : start + batch]]
             given = cut([part for parts in chosen for part in parts])
-            said = model(**given, output_hidden_states=True)
+            said = encoder(**given, output_hidden_states=True)
             row = 0
             for parts in chosen:
                 words, word_of, rows = [], [], slice(row, row + len(parts))
@@ -57,4 +58,8 @@ def main(name: str, out: str, train: str, dev: str, unlabelled: str, batch: int 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for what in ("model", "out", "train", "dev", "unlabelled"):
+        parser.add_argument(what)
+    with told("torch_teacher.py"):
+        write(**vars(parser.parse_args()))

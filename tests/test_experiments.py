@@ -74,6 +74,21 @@ def test_text_is_chosen_by_its_worth_as_far_as_there_is_room():
     assert best([0.5, 0.5], [2, 2], 3) == [0]
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("choose_text.py", ["nowhere"], "choose_text.py: nowhere is no student"),
+        ("language_id.py", ["--source", "nowhere"], "nowhere: no LANGUAGE.txt in it"),
+        ("table4.py", ["nowhere"], "nowhere/metrics.jsonl is not there"),
+    ],
+)
+def test_a_script_tells_what_is_not_there(script, arguments, said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+    assert said in str(ended.value)
+
+
 def test_the_table_lists_every_file():
     table = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert len(EXPERIMENTS) >= 2

@@ -170,7 +170,7 @@ def test_outputs_of_a_torch_model_teach_a_student(tmp_path):
     files["unlabelled"].write_text("\n".join(lines) + "\n", encoding="utf-8")
     root = pathlib.Path(__file__).parents[1]
     example = runpy.run_path(str(root / "experiments" / "torch_teacher.py"))
-    example["main"](str(tmp_path / "model"), str(tmp_path / "out"), *map(str, files.values()))
+    example["write"](str(tmp_path / "model"), str(tmp_path / "out"), *map(str, files.values()))
     whole = shrunk(tmp_path, "logit-ce")
     data = DataSpec(str(files["train"]), str(files["dev"]), "", (str(files["unlabelled"]),))
     teacher = TeacherConfig(outputs=str(tmp_path / "out"), vocab_size=300)

@@ -1,9 +1,7 @@
 """``xdistil``: the commands. Only here, and in terminal.py, is anything printed or ended."""
 
 import difflib
-import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from xdistil_jax import finishing, serving, storage
 from xdistil_jax.arguments import DistilArguments, QuickstartArguments, parse, parse_known
-from xdistil_jax.lazy import TRAIN
 from xdistil_jax.storage import shown
-from xdistil_jax.terminal import audience, end, is_told, say, several, show_usage, signals
+from xdistil_jax.terminal import audience, say, show_usage, signals, told
 
 if TYPE_CHECKING:
     from xdistil_jax.experiment import Experiment
@@ -66,20 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = arguments
     if name not in commands:
         sys.exit(f"xdistil: no command {name!r}{_nearest(name, commands)}\n\n{USAGE}")
-    try:
+    with told(f"xdistil {name}"):
         commands[name](rest)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        end("interrupted; repeat the command to go on")
-    except BrokenPipeError:
-        # Whoever read us has enough; nothing more can be written, not even on the way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ModuleNotFoundError as error:
-        end(f"xdistil {name} needs {error.name}, which is not installed: {TRAIN}")
-    except Exception as error:
-        if not is_told(error) and not several():
-            raise
-        end(f"xdistil {name}: {error}" if is_told(error) else traceback.format_exc())
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:

@@ -4,11 +4,14 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from xdistil_jax.lazy import TRAIN
 
 if TYPE_CHECKING:
     from xdistil_jax.distill.loop import StopFlag
@@ -93,6 +96,25 @@ def is_told(error: Exception) -> bool:
         frame = frame.tb_next
     package = str(Path(__file__).parent)
     return frame is not None and frame.tb_frame.f_code.co_filename.startswith(package)
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """End the program ``name`` with a line for what its user did, with a traceback for a bug."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        end("interrupted; repeat the command to go on")
+    except BrokenPipeError:
+        # Whoever read us has enough; nothing more can be written, not even on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ModuleNotFoundError as error:
+        end(f"{name} needs {error.name}, which is not installed: {TRAIN}")
+    except Exception as error:
+        if not is_told(error) and not several():
+            raise
+        end(f"{name}: {error}" if is_told(error) else traceback.format_exc())
 
 
 def lines_of_stdin() -> Iterator[str]:
