@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from xdistil_jax import compilation
 from xdistil_jax.compilation import named, persistent_cache
 
 SETTINGS = (
@@ -47,6 +48,21 @@ def test_a_miss_then_a_hit(tmp_path):
         compile_once(4)
     assert (second.misses, second.hits) == (1, 1)
     assert (first.misses, first.hits) == (1, 0)
+
+
+@pytest.mark.parametrize(("most", "kept"), [("100", False), ("1000000", True), (None, True)])
+def test_programs_are_let_go_of_once_they_are_too_many(tmp_path, monkeypatch, most, kept):
+    """LLVM ends a process that has no memory map left for a program."""
+    limit = tmp_path / "max_map_count"
+    if most:
+        limit.write_text(f"{most}\n")
+    monkeypatch.setattr(compilation, "_MOST_MAPS", limit)
+    double = jax.jit(named("double")(lambda x: 2 * x))
+    with persistent_cache(tmp_path / "cache"):
+        double(jnp.ones(3)).block_until_ready()
+    with persistent_cache(tmp_path / "cache") as again:
+        double(jnp.ones(3)).block_until_ready()
+    assert ("double" in again.programs) == (not kept)
 
 
 def test_nothing_is_counted_or_kept_outside(tmp_path):

@@ -17,7 +17,8 @@ _KEEP_EVERYTHING = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
-
+# Linux: a line for each memory map of this process, and how many it may have.
+_MAPS, _MOST_MAPS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,7 +79,8 @@ class Compilations:
 def persistent_cache(folder: str | Path) -> Iterator[Compilations]:
     """Keep every compiled program in ``folder`` while the block runs, and count.
 
-    A cache folder that the caller has configured stays; all settings are restored at the end.
+    A cache folder that the caller has configured stays; all settings are restored at the end, where
+    all programs are let go of if they have grown to be too many for one process.
     """
     counted = Compilations()
     chosen = dict(_KEEP_EVERYTHING)
@@ -98,6 +100,22 @@ def persistent_cache(folder: str | Path) -> Iterator[Compilations]:
         for name, value in before.items():
             jax.config.update(name, value)
         _reset()
+        if _is_crowded():
+            jax.clear_caches()
+
+
+def _is_crowded() -> bool:
+    """Have a third of the memory maps that a process may have been taken?
+
+    On a CPU a program is a hundred of them or more, and JAX keeps a program as long as the process
+    lives. With none left LLVM ends the process, and a sweep over sizes of students with it.
+    """
+    try:
+        most = int(_MOST_MAPS.read_text())
+        with _MAPS.open("rb") as maps:
+            return 3 * sum(1 for _ in maps) > most
+    except OSError:
+        return False
 
 
 def _reset() -> None:
