@@ -23,8 +23,8 @@ SIZES = {
         *((256, 6), (384, 6), (384, 12)),
     ),
 }
-"""By kind of student: (E, H) of BiLSTMs, 50 × 200 to 300 × 600 in the paper; (width, layers) of
-transformers, those of Table 15 and the three that were published."""
+"""By kind of student: (E, H) of BiLSTMs, the sixteen of Table 16; (width, layers) of transformers,
+eight of Table 15 and the three that were published."""
 NAMES = {"bilstm": ("E", "H"), "transformer": ("width", "layers")}
 # The table of pieces is read row by row: how many it has changes its size, and no time.
 _ROWS = 1000
@@ -58,7 +58,7 @@ def candidates(
 
 
 def heads_of(width: int) -> int:
-    """Twelve, as in Table 15, or heads of 32 where the width is no multiple of that."""
+    """Twelve, or heads of 32 where the width is no multiple of that."""
     return 12 if width % 12 == 0 else width // 32
 
 
