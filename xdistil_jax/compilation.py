@@ -79,8 +79,8 @@ class Compilations:
 def persistent_cache(folder: str | Path) -> Iterator[Compilations]:
     """Keep every compiled program in ``folder`` while the block runs, and count.
 
-    A cache folder that the caller has configured stays; all settings are restored at the end, where
-    all programs are let go of if they have grown to be too many for one process.
+    A cache folder that the caller has configured stays; all settings are restored at the end, and
+    room is made.
     """
     counted = Compilations()
     chosen = dict(_KEEP_EVERYTHING)
@@ -100,22 +100,24 @@ def persistent_cache(folder: str | Path) -> Iterator[Compilations]:
         for name, value in before.items():
             jax.config.update(name, value)
         _reset()
-        if _is_crowded():
-            jax.clear_caches()
+        make_room()
 
 
-def _is_crowded() -> bool:
-    """Have a third of the memory maps that a process may have been taken?
+def make_room() -> None:
+    """Let go of all compiled programs if they have taken a third of this process's memory maps.
 
-    On a CPU a program is a hundred of them or more, and JAX keeps a program as long as the process
-    lives. With none left LLVM ends the process, and a sweep over sizes of students with it.
+    On a CPU a program is a hundred maps or more, and JAX keeps a program as long as the process
+    lives. With none left LLVM ends the process: a sweep over sizes of students, or one run of many
+    stages. A program that is needed again is found on disk.
     """
     try:
         most = int(_MOST_MAPS.read_text())
         with _MAPS.open("rb") as maps:
-            return 3 * sum(1 for _ in maps) > most
+            taken = sum(1 for _ in maps)
     except OSError:
-        return False
+        return
+    if 3 * taken > most:
+        jax.clear_caches()
 
 
 def _reset() -> None:

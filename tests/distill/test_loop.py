@@ -17,7 +17,7 @@ from tests.distill.toys import (
     make_params,
     make_training,
 )
-from xdistil_jax import trees
+from xdistil_jax import compilation, trees
 from xdistil_jax.distill import evaluate, loop
 from xdistil_jax.distill.checkpoint import Checkpoints
 from xdistil_jax.distill.evaluate import HeldOut
@@ -148,6 +148,18 @@ def test_runs_repeat_and_seeds_differ(whole):
     assert_same_run(again, writer.written, whole)
     other = run_plan(make_training(seed=12), STAGES[:1], params)
     assert not equal(other.params, run_plan(make_training(), STAGES[:1], params).params)
+
+
+def test_room_is_made_before_each_stage(tmp_path, whole, monkeypatch):
+    """On a CPU a plan of many stages has more programs than a process may have at once."""
+    (tmp_path / "max_map_count").write_text("100\n")
+    monkeypatch.setattr(compilation, "_MOST_MAPS", tmp_path / "max_map_count")
+    let_go, clear = [], jax.clear_caches
+    monkeypatch.setattr(jax, "clear_caches", lambda: let_go.append(clear()))
+    writer = Records()
+    again = run_plan(make_training(writer=writer), STAGES, whole[2])
+    assert_same_run(again, writer.written, whole)
+    assert len(let_go) == len(STAGES)
 
 
 # --- the order of effects --------------------------------------------------------------------

@@ -15,6 +15,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from xdistil_jax import hosts, trees
+from xdistil_jax.compilation import make_room
 from xdistil_jax.data.batches import Buckets, Sampler, Source
 from xdistil_jax.data.encode import EncodedStore
 from xdistil_jax.distill.checkpoint import Checkpoints, Saved
@@ -139,6 +140,7 @@ def run_plan(training: Training, stages: Sequence[Stage], params: Params) -> Pla
             params, carried = merged(state), state.opt_state
             first += 1
     for index in range(first, len(stages)):
+        make_room()
         run = _StageRun(training, stages, index, results, records, global_step)
         state = run.run(params, carried if stages[index].carry else None, resume=under_way)
         params, carried, under_way = merged(state), state.opt_state, False
