@@ -182,7 +182,7 @@ def _run(arguments: list[str]) -> None:
 
 def _table(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
-        text = "xdistil table FILE [--test] [--size small|full] [--seeds 0 1 2] [--only ROW …]"
+        text = "xdistil table FILE [--test] [--size small|full|…] [--seeds 0 1 2] [--only ROW …]"
         show_usage(text, arguments)
     from xdistil_jax import hosts, study
 

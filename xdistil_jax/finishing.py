@@ -23,7 +23,10 @@ def evaluate(arguments: list[str]) -> None:
 
 def export(arguments: list[str]) -> None:
     """A finished run's student as a folder to pass on."""
-    usage = "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo] [--web]"
+    usage = (
+        "xdistil export RUN --to DIR [--allow-drop] [--licence NAME] [--stablehlo] [--web] "
+        "[--web-packages DIR]"
+    )
     if not arguments or arguments[0].startswith("-"):
         show_usage(usage, arguments)
     from xdistil_jax.export import export
@@ -35,7 +38,10 @@ def export(arguments: list[str]) -> None:
 def bench(arguments: list[str]) -> None:
     """What an exported student takes, beside others."""
     if not arguments or arguments[0].startswith("-"):
-        show_usage("xdistil bench DIR [--teacher mbert-base|FOLDER] [--seconds 2]", arguments)
+        show_usage(
+            "xdistil bench DIR [--teacher mbert-base|xlm-r-base|xlm-r-large|FOLDER] [--seconds 2]",
+            arguments,
+        )
     from xdistil_jax.benchmark import bench, tables
 
     folder, *rest = arguments
