@@ -2,15 +2,26 @@
 
     xdistil table experiments/table7.py --test                 # English
     xdistil table experiments/table7.py --size full --test     # the paper's; hub, accelerator
+    python experiments/table7.py runs/english/teacher-…/model runs/english/D4.1-…/student
 
-`GloVe` and `FastText` want files: `vectors/glove.txt` and `vectors/fasttext.vec`.
+`GloVe` and `FastText` want files: `vectors/glove.txt` and `vectors/fasttext.vec`. As a script: how
+far fine-tuning has moved the teacher's embeddings of the pieces that a student has.
 """
 
+import argparse
+from pathlib import Path
+
 import full as paper
+import numpy as np
+from english import minilm
+from jaxtyping import Float
 from table3 import TEXT
 
 from xdistil_jax import Experiment
+from xdistil_jax.data.tokenizer import load_tokenizer
+from xdistil_jax.models.tensors import read_folder
 from xdistil_jax.study import Study, Variant, varied
+from xdistil_jax.terminal import told
 
 
 def rows(base: Experiment, starts: dict[str, tuple[dict, str]]) -> tuple[Variant, ...]:
@@ -49,3 +60,41 @@ full = Study(
     orders=(("SVD, fine-tuned", "random"), ("SVD, fine-tuned", "SVD, pretrained")),
     note=paper.context(),
 )
+
+
+def moved(
+    old: Float[np.ndarray, "V D"], new: Float[np.ndarray, "V D"], rank: int
+) -> tuple[float, float]:
+    """‖new − old‖ / ‖old‖, and how far the directions of two SVDs of this rank overlap (1: all)."""
+    ours, theirs = (np.linalg.svd(each, full_matrices=False)[2][:rank] for each in (old, new))
+    far = np.linalg.norm(new - old) / np.linalg.norm(old)
+    return float(far), float(np.linalg.norm(ours @ theirs.T) ** 2 / rank)
+
+
+def rows_of(folder: Path, pieces: list[str]) -> Float[np.ndarray, "V D"]:
+    """The word embeddings of these pieces in a BERT checkpoint."""
+    (table,) = (table for name, table in read_folder(folder).items() if "word_embeddings" in name)
+    known = load_tokenizer(folder).backend.get_vocab()
+    return np.asarray(table, np.float32)[[known[piece] for piece in pieces]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("teacher", type=Path, help="the model folder of a fine-tuned teacher")
+    parser.add_argument("student", type=Path, help="the student folder of a run")
+    parser.add_argument("--pretrained", type=Path, default=Path(minilm()))
+    given = parser.parse_args()
+    places = (given.pretrained, given.teacher, given.student)
+    vocabularies = [set(load_tokenizer(place).backend.get_vocab()) for place in places]
+    pieces = sorted(set.intersection(*vocabularies))
+    rank = ENGLISH.student.embed
+    far, overlap = moved(*(rows_of(place, pieces) for place in places[:2]), rank)
+    print(
+        f"{len(pieces):,} pieces: moved by {far:.1%} of their norm; "
+        f"the first {rank} directions overlap by {overlap:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    with told("table7.py"):
+        main()

@@ -5,6 +5,7 @@ import pathlib
 import runpy
 import sys
 
+import numpy as np
 import pytest
 
 from xdistil_jax import Experiment, load_corpus, load_test
@@ -65,6 +66,15 @@ def test_the_curve_of_table_4_is_that_of_the_parameters_kept():
     ]
     kept = load_file(str(FOLDER / "table4.py"))["kept_f1"](records)
     assert kept == pytest.approx({"logit/head": 20, "ce/head": 60})
+
+
+def test_how_far_embeddings_have_moved():
+    moved = load_file(str(FOLDER / "table7.py"))["moved"]
+    old = np.diag([4.0, 3.0, 2.0, 1.0]).astype(np.float32)
+    assert moved(old, old, 2) == pytest.approx((0.0, 1.0))
+    # Twice as long, in the same directions; then the second direction is another one.
+    assert moved(old, 2 * old, 2) == pytest.approx((1.0, 1.0))
+    assert moved(old, old[:, [0, 2, 1, 3]], 2) == pytest.approx((np.sqrt(26 / 30), 0.5))
 
 
 def test_text_is_chosen_by_its_worth_as_far_as_there_is_room():
