@@ -20,6 +20,7 @@ from xdistil_jax.experiment import settings
 from xdistil_jax.planning import table
 from xdistil_jax.sizes import TeacherSizes
 from xdistil_jax.study import Study, load_study
+from xdistil_jax.terminal import told
 
 LABELLED, LANGUAGES, CLASSES = 705_000, 41, 7
 WIKIANN, WIKIPEDIA = 15.2, 24.0
@@ -113,4 +114,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("costs.py"):
+        main()

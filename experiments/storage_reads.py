@@ -45,6 +45,7 @@ from xdistil_jax.sharding import make_mesh, replicate
 from xdistil_jax.teacher.cache import TeacherCache, bind
 from xdistil_jax.teacher.manifest import CacheSettings, hidden_name
 from xdistil_jax.teacher.shards import ROW, Ledger, Sealed, keys
+from xdistil_jax.terminal import told
 
 VOCABULARY, WIDTH, CLASSES, LONGEST = 8_000, 768, 11, 40
 LAYER = "layer_7"
@@ -262,4 +263,5 @@ def main(given: Arguments) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Arguments))
+    with told("storage_reads.py"):
+        main(tyro.cli(Arguments))

@@ -25,6 +25,7 @@ from xdistil_jax.benchmark.turns import Task, Worker, summary, take_turns
 from xdistil_jax.models.bilstm import BiLSTMSpec, parameter_count
 from xdistil_jax.models.functional import abstract_params
 from xdistil_jax.study import Study, Variant, varied
+from xdistil_jax.terminal import told
 
 PAPER = {
     (300, 600): ("88.6", 14, 8), (200, 600): ("88.5", 15, 9), (300, 400): ("88.2", 23, 11),
@@ -115,4 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told("table16.py"):
+        main()

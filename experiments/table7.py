@@ -9,6 +9,7 @@ far fine-tuning has moved the teacher's embeddings of the pieces that a student 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import full as paper
@@ -73,9 +74,13 @@ def moved(
 
 def rows_of(folder: Path, pieces: list[str]) -> Float[np.ndarray, "V D"]:
     """The word embeddings of these pieces in a BERT checkpoint."""
-    (table,) = (table for name, table in read_folder(folder).items() if "word_embeddings" in name)
+    tables = [each for name, each in read_folder(folder).items() if "word_embeddings" in name]
+    if not tables:
+        sys.exit(
+            f"{folder} has no word embeddings: expected a teacher's model folder, then a run's"
+        )
     known = load_tokenizer(folder).backend.get_vocab()
-    return np.asarray(table, np.float32)[[known[piece] for piece in pieces]]
+    return np.asarray(tables[0], np.float32)[[known[piece] for piece in pieces]]
 
 
 def main() -> None:

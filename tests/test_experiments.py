@@ -90,6 +90,7 @@ def test_text_is_chosen_by_its_worth_as_far_as_there_is_room():
         ("choose_text.py", ["nowhere"], "choose_text.py: nowhere is no student"),
         ("language_id.py", ["--source", "nowhere"], "nowhere: no LANGUAGE.txt in it"),
         ("table4.py", ["nowhere"], "nowhere/metrics.jsonl is not there"),
+        ("costs.py", ["--chip", "nope"], "costs.py: "),
     ],
 )
 def test_a_script_tells_what_is_not_there(script, arguments, said, monkeypatch):
